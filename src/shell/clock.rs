@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The one clock of the daemon.
+//!
+//! It can run faster than life, so that the demo and soaks see hours pass in seconds. What a host
+//! or a bus feels directly (transfers, `ack_cap`, the gate's lease, the watchdog) is real time.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::logic::time::Time;
+
+/// Monotonic time since the clock was made, `speed` times as fast as real time.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    origin: Instant,
+    speed: u32,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::scaled(1)
+    }
+}
+
+impl Clock {
+    /// A clock that shows `speed` seconds for each real second; 0 counts as 1.
+    #[must_use]
+    pub fn scaled(speed: u32) -> Self {
+        Self { origin: Instant::now(), speed: speed.max(1) }
+    }
+
+    /// How many times faster than life this clock runs.
+    #[must_use]
+    pub fn speed(&self) -> u32 {
+        self.speed
+    }
+
+    /// The time now.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        Time::ZERO + self.origin.elapsed().saturating_mul(self.speed)
+    }
+
+    /// What this clock shows while `real` passes.
+    #[must_use]
+    pub fn of_real(&self, real: Duration) -> Duration {
+        real.saturating_mul(self.speed)
+    }
+
+    /// The real instant at which this clock will show `time`.
+    #[must_use]
+    pub fn instant(&self, time: Time) -> Instant {
+        // Rounded up: a timer that fires early would only be set again.
+        let us = time.as_micros().div_ceil(u64::from(self.speed));
+        // A deadline beyond what the platform can express is as good as a year away.
+        self.origin
+            .checked_add(Duration::from_micros(us))
+            .unwrap_or_else(|| Instant::now() + Duration::from_secs(31_536_000))
+    }
+
+    /// Wall clock time in microseconds since 1970, for what operators read; never for a decision.
+    #[must_use]
+    pub fn wall_us() -> u64 {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX)
+    }
+}

@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Moves data between the logic and the outside; decides nothing.
+
+pub mod clock;
+pub mod permits;

@@ -1,0 +1,431 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Carries the gate's last decision to the bus threads: permits, leases and drain.
+//!
+//! Owns: which transfers may begin, and how many are under way. Must never: decide when the gate
+//! opens or closes; the logic does, and the event loop tells it here after every step.
+//!
+//! A *permit* is the right to one transfer. A bus thread first counts its transfer in and then looks
+//! at the gate; the event loop first closes the gate and then looks at the count (both in one total
+//! order). So either the thread sees the gate closed, or the loop sees the transfer: none can slip
+//! between. There is no lock on this path, so a bus thread that hangs in the kernel, or is not
+//! scheduled, holds up nobody.
+//!
+//! An open gate is a *lease* in real time: it ends by itself if the event loop stalls.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+/// How long an open gate stays open without being renewed, in real time (design 3.3).
+pub const LEASE: Duration = Duration::from_secs(3);
+/// How often the event loop renews an open gate, in real time (design 3.3).
+pub const RENEW: Duration = Duration::from_secs(1);
+
+/// Position of a host in the configuration, not its id.
+pub type HostIndex = usize;
+
+/// What a transfer needs besides its bus (design 3.1, Gate).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Need {
+    /// Only the bus: a thermal sensor that happens to be on a guarded bus.
+    Bus,
+    /// The gate of this host too: its `dimm` and `s0` sensors.
+    Gate(HostIndex),
+}
+
+/// Why a permit was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the gate is closed")]
+pub struct Closed;
+
+/// What [`Permits`] calls when the last permit of a bus came back while the event loop waited for it.
+pub type OnDrained = Box<dyn Fn() + Send + Sync>;
+
+/// Leases and permits of all guarded buses. Clones share them.
+#[derive(Clone)]
+pub struct Permits {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    origin: Instant,
+    hosts: Box<[Lease]>,
+    buses: Box<[BusSlot]>,
+    /// Counts the openings; bus threads that wait for one sleep here.
+    openings: Mutex<u64>,
+    opened: Condvar,
+    on_drained: Mutex<Option<Arc<OnDrained>>>,
+}
+
+struct BusSlot {
+    bus: u32,
+    hosts: Box<[HostIndex]>,
+    lease: Lease,
+    /// Permits that are out.
+    out: AtomicU32,
+    /// Device of the last permit, for the log.
+    device: AtomicU32,
+    /// Somebody wants to know when `out` is 0.
+    draining: AtomicBool,
+}
+
+/// An instant in ms after `origin` until which it holds; 0 means it does not. Wraps after 49 days,
+/// which is harmless since no lease reaches further than [`LEASE`]. 32 bits because the older BMCs
+/// have no wider atomics.
+struct Lease(AtomicU32);
+
+impl Lease {
+    const fn none() -> Self {
+        Self(AtomicU32::new(0))
+    }
+
+    fn set(&self, until: u32) {
+        self.0.store(until, SeqCst);
+    }
+
+    fn holds(&self, now: u32) -> bool {
+        let until = self.0.load(SeqCst);
+        let left = until.wrapping_sub(now);
+        until != 0 && left != 0 && left <= ms(LEASE)
+    }
+}
+
+fn ms(d: Duration) -> u32 {
+    // Truncation is the wrap that `Lease` allows for.
+    #[allow(clippy::cast_possible_truncation, reason = "the lease's clock wraps by design")]
+    let ms = d.as_millis() as u32;
+    ms
+}
+
+/// A transfer that is under way: which bus, which device address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct InFlight {
+    /// The Linux I2C bus number.
+    pub bus: u32,
+    /// The 7-bit address of the device.
+    pub device: u32,
+}
+
+impl fmt::Display for InFlight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "bus {} device {:#04x}", self.bus, self.device)
+    }
+}
+
+impl Permits {
+    /// All closed. `hosts` is how many hosts there are, `buses` the number of each guarded bus and
+    /// the hosts whose DIMMs it carries; hosts that do not exist are left out.
+    #[must_use]
+    pub fn new(hosts: usize, buses: &[(u32, Vec<HostIndex>)]) -> Self {
+        let slot = |(bus, carried): &(u32, Vec<HostIndex>)| BusSlot {
+            bus: *bus,
+            hosts: carried.iter().copied().filter(|h| *h < hosts).collect(),
+            lease: Lease::none(),
+            out: AtomicU32::new(0),
+            device: AtomicU32::new(0),
+            draining: AtomicBool::new(false),
+        };
+        Self {
+            shared: Arc::new(Shared {
+                origin: Instant::now(),
+                hosts: (0..hosts).map(|_| Lease::none()).collect(),
+                buses: buses.iter().map(slot).collect(),
+                openings: Mutex::new(0),
+                opened: Condvar::new(),
+                on_drained: Mutex::new(None),
+            }),
+        }
+    }
+
+    /// Sets what is called, on a bus thread, when a drain that [`Permits::drained`] found unfinished
+    /// has ended. It must not block.
+    pub fn on_drained(&self, notify: OnDrained) {
+        *lock(&self.shared.on_drained) = Some(Arc::new(notify));
+    }
+
+    /// The event loop's word after each step and at each renewal: per host, whether its gate is open,
+    /// and per bus (in the order of [`Permits::new`]) whether its hosts let anyone transfer at all.
+    /// Closing takes effect before this returns; what is open is open for another [`LEASE`].
+    pub fn set(&self, host_open: impl Fn(HostIndex) -> bool, bus_open: impl Fn(&[HostIndex]) -> bool) {
+        let shared = &*self.shared;
+        let now = shared.now();
+        // 0 is the mark of a closed lease.
+        let until = now.wrapping_add(ms(LEASE)).max(1);
+        let mut opened = false;
+        let mut apply = |lease: &Lease, open: bool| {
+            if !open {
+                lease.set(0);
+            } else {
+                opened |= !lease.holds(now);
+                lease.set(until);
+            }
+        };
+        for (index, lease) in shared.hosts.iter().enumerate() {
+            apply(lease, host_open(index));
+        }
+        for slot in &shared.buses {
+            apply(&slot.lease, bus_open(&slot.hosts));
+        }
+        if opened {
+            *lock(&shared.openings) += 1;
+            shared.opened.notify_all();
+        }
+    }
+
+    /// Closes everything, at once: the way out of the daemon.
+    pub fn close_all(&self) {
+        self.set(|_| false, |_| false);
+    }
+
+    /// The first transfer still under way on a bus that carries this host's DIMMs, or `None` when
+    /// the host's buses are quiet. If there is one, [`Permits::on_drained`] is called when it ends.
+    #[must_use]
+    pub fn in_flight(&self, host: HostIndex) -> Option<InFlight> {
+        let mut first = None;
+        for slot in self.shared.buses.iter().filter(|slot| slot.hosts.contains(&host)) {
+            if slot.busy() {
+                first = first.or(Some(InFlight { bus: slot.bus, device: slot.device.load(SeqCst) }));
+            }
+        }
+        first
+    }
+
+    /// The handle of a bus thread; `None` if this bus is not guarded.
+    #[must_use]
+    pub fn bus(&self, bus: u32) -> Option<BusPermits> {
+        let index = self.shared.buses.iter().position(|slot| slot.bus == bus)?;
+        Some(BusPermits { shared: Arc::clone(&self.shared), index })
+    }
+}
+
+impl BusSlot {
+    /// Whether a transfer is under way; if so its end will be told.
+    fn busy(&self) -> bool {
+        self.draining.store(true, SeqCst);
+        let busy = self.out.load(SeqCst) != 0;
+        if !busy {
+            self.draining.store(false, SeqCst);
+        }
+        busy
+    }
+}
+
+impl Shared {
+    fn now(&self) -> u32 {
+        ms(self.origin.elapsed())
+    }
+
+    fn allowed(&self, slot: &BusSlot, need: Need) -> bool {
+        let now = self.now();
+        let gate = match need {
+            Need::Bus => true,
+            Need::Gate(host) => self.hosts.get(host).is_some_and(|lease| lease.holds(now)),
+        };
+        gate && slot.lease.holds(now)
+    }
+}
+
+/// One bus thread's way to permits.
+pub struct BusPermits {
+    shared: Arc<Shared>,
+    index: usize,
+}
+
+impl BusPermits {
+    /// A permit for one transfer to `device` (its 7-bit address), if the gate is open now.
+    pub fn try_acquire(&self, need: Need, device: u32) -> Result<Permit<'_>, Closed> {
+        let slot = self.slot().ok_or(Closed)?;
+        // Counted in before the gate is looked at: see the module's header.
+        slot.out.fetch_add(1, SeqCst);
+        slot.device.store(device, SeqCst);
+        let permit = Permit { shared: &self.shared, slot };
+        if self.shared.allowed(slot, need) { Ok(permit) } else { Err(Closed) }
+    }
+
+    /// Sleeps until a transfer of this kind may be tried, or `timeout` has passed. True if it may.
+    #[must_use]
+    pub fn wait_open(&self, need: Need, timeout: Duration) -> bool {
+        let Some(slot) = self.slot() else { return false };
+        let guard = lock(&self.shared.openings);
+        // `set` stores the leases before it takes this lock, so an opening cannot be missed here.
+        let closed = |_: &mut u64| !self.shared.allowed(slot, need);
+        let (_guard, waited) = self
+            .shared
+            .opened
+            .wait_timeout_while(guard, timeout, closed)
+            .unwrap_or_else(PoisonError::into_inner);
+        !waited.timed_out()
+    }
+
+    fn slot(&self) -> Option<&BusSlot> {
+        self.shared.buses.get(self.index)
+    }
+}
+
+/// The right to one transfer; it comes back when dropped.
+#[must_use = "a permit that is dropped at once permits nothing"]
+pub struct Permit<'a> {
+    shared: &'a Shared,
+    slot: &'a BusSlot,
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        let last = self.slot.out.fetch_sub(1, SeqCst) == 1;
+        if last && self.slot.draining.swap(false, SeqCst) {
+            let notify = lock(&self.shared.on_drained).clone();
+            if let Some(notify) = notify {
+                notify();
+            }
+        }
+    }
+}
+
+/// No critical section here can leave its data half written, so a poisoned lock is as good as another.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const DIMM: Need = Need::Gate(0);
+
+    fn one_bus() -> (Permits, BusPermits) {
+        let permits = Permits::new(1, &[(3, vec![0])]);
+        let bus = permits.bus(3).unwrap();
+        (permits, bus)
+    }
+
+    fn set(permits: &Permits, open: bool) {
+        permits.set(|_| open, |_| open);
+    }
+
+    #[test]
+    fn closed_until_told_otherwise() {
+        let (permits, bus) = one_bus();
+        assert!(bus.try_acquire(DIMM, 0x18).is_err());
+        assert_eq!(permits.in_flight(0), None);
+        assert!(permits.bus(4).is_none());
+        set(&permits, true);
+        assert!(bus.try_acquire(DIMM, 0x18).is_ok());
+    }
+
+    #[test]
+    fn a_refused_permit_is_not_in_flight() {
+        let (permits, bus) = one_bus();
+        let refused = bus.try_acquire(DIMM, 0x18);
+        assert!(refused.is_err());
+        drop(refused);
+        assert_eq!(permits.in_flight(0), None);
+    }
+
+    #[test]
+    fn the_end_of_the_last_transfer_is_told_once_and_only_if_asked_for() {
+        let (permits, bus) = one_bus();
+        let (tx, rx) = mpsc::channel();
+        permits.on_drained(Box::new(move || tx.send(()).unwrap()));
+        set(&permits, true);
+        drop(bus.try_acquire(DIMM, 0x18));
+        assert!(rx.try_recv().is_err(), "nobody waited for it");
+
+        let first = bus.try_acquire(DIMM, 0x18).unwrap();
+        let second = bus.try_acquire(DIMM, 0x1a).unwrap();
+        set(&permits, false);
+        assert_eq!(permits.in_flight(0), Some(InFlight { bus: 3, device: 0x1a }));
+        assert!(bus.try_acquire(DIMM, 0x18).is_err());
+        drop(first);
+        assert!(rx.try_recv().is_err(), "one is still out");
+        drop(second);
+        assert_eq!(rx.try_iter().count(), 1);
+        assert_eq!(permits.in_flight(0), None);
+    }
+
+    #[test]
+    fn a_bus_carries_several_hosts() {
+        let permits = Permits::new(2, &[(3, vec![0, 1, 7]), (5, vec![1])]);
+        let (shared, own) = (permits.bus(3).unwrap(), permits.bus(5).unwrap());
+        // Host 1 is in POST, host 0 works: the shared bus is nobody's.
+        permits.set(|h| h == 0, |hosts| !hosts.contains(&1));
+        assert!(shared.try_acquire(Need::Gate(0), 0x18).is_err());
+        assert!(shared.try_acquire(Need::Bus, 0x18).is_err());
+        // Host 1 is off: host 0's sensors may be read, host 1's may not.
+        permits.set(|h| h == 0, |_| true);
+        assert!(shared.try_acquire(Need::Gate(0), 0x18).is_ok());
+        assert!(shared.try_acquire(Need::Gate(1), 0x18).is_err());
+        assert!(own.try_acquire(Need::Bus, 0x18).is_ok());
+        let permit = own.try_acquire(Need::Bus, 0x4c).unwrap();
+        assert_eq!(permits.in_flight(0), None, "bus 5 is not host 0's");
+        assert!(permits.in_flight(1).is_some());
+        drop(permit);
+    }
+
+    #[test]
+    fn the_lease_ends_by_itself() {
+        let lease = Lease::none();
+        assert!(!lease.holds(0));
+        for start in [1_u32, 5_000, u32::MAX - 2_000, u32::MAX] {
+            let until = start.wrapping_add(ms(LEASE)).max(1);
+            lease.set(until);
+            assert!(lease.holds(start.wrapping_add(ms(LEASE) - 10)), "{start}");
+            assert!(!lease.holds(start.wrapping_add(ms(LEASE) + 10)), "{start}");
+        }
+    }
+
+    #[test]
+    fn a_waiting_thread_wakes_when_the_gate_opens() {
+        let (permits, bus) = one_bus();
+        assert!(!bus.wait_open(DIMM, Duration::from_millis(1)));
+        let opener = permits.clone();
+        let thread = std::thread::spawn(move || bus.wait_open(DIMM, Duration::from_secs(30)));
+        set(&opener, true);
+        assert!(thread.join().unwrap());
+    }
+
+    /// Two threads take permits as fast as they can while the gate opens and closes: whenever the
+    /// loop was told that the bus is quiet, no transfer is under way until it opens the gate again.
+    #[test]
+    fn no_transfer_begins_or_goes_on_after_a_drain() {
+        let (permits, _) = one_bus();
+        let busy = Arc::new(AtomicU32::new(0));
+        let stop = Arc::new(AtomicBool::new(false));
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                let (bus, busy, stop) = (permits.bus(3).unwrap(), Arc::clone(&busy), Arc::clone(&stop));
+                std::thread::spawn(move || {
+                    let mut transfers = 0_u64;
+                    while !stop.load(SeqCst) {
+                        if let Ok(_permit) = bus.try_acquire(DIMM, 0x18) {
+                            busy.fetch_add(1, SeqCst);
+                            transfers += 1;
+                            busy.fetch_sub(1, SeqCst);
+                        }
+                    }
+                    transfers
+                })
+            })
+            .collect();
+        for _ in 0..5_000 {
+            set(&permits, true);
+            std::thread::yield_now();
+            set(&permits, false);
+            while permits.in_flight(0).is_some() {
+                std::hint::spin_loop();
+            }
+            for _ in 0..20 {
+                assert_eq!(busy.load(SeqCst), 0);
+            }
+        }
+        stop.store(true, SeqCst);
+        let transfers: u64 = threads.into_iter().map(|t| t.join().unwrap()).sum();
+        assert!(transfers > 0, "the test is idle");
+    }
+}
