@@ -8,14 +8,12 @@ use crate::{
     shell::{clock::Clock, permits::Permits},
 };
 
-/// Everything the daemon needs from outside.
+/// The daemon: what `main` and the demo both run.
 pub struct Daemon {
-    /// What it is told.
-    pub settings: Settings,
-    /// Its time.
-    pub clock: Clock,
-    /// The bus it serves and listens on. Nothing else may read from this connection.
-    pub connection: zbus::Connection,
+    settings: Settings,
+    clock: Clock,
+    connection: zbus::Connection,
+    permits: Permits,
 }
 
 /// Why the daemon stopped without being asked to.
@@ -27,10 +25,18 @@ pub enum Error {
 }
 
 impl Daemon {
+    /// A daemon that is told `settings`, lives by `clock`, and serves and listens on `connection`.
+    /// Nothing else may read from that connection.
+    #[must_use]
+    pub fn new(settings: Settings, clock: Clock, connection: zbus::Connection) -> Self {
+        let permits = Permits::new(settings.hosts.len(), &[]);
+        Self { settings, clock, connection, permits }
+    }
+
     /// The permits of the configured buses, for their threads. All closed until the daemon runs.
     #[must_use]
     pub fn permits(&self) -> Permits {
-        todo!()
+        self.permits.clone()
     }
 
     /// Serves until `stop` is ready (then the gate is closed, what is under way is drained, and the
