@@ -111,7 +111,7 @@ struct Arguments {
 impl Arguments {
     /// `None` if all that was wanted has been printed.
     fn parse() -> anyhow::Result<Option<Self>> {
-        use lexopt::prelude::{Long, Short};
+        use lexopt::prelude::{Long, Short, Value};
 
         let mut bus = "system".to_owned();
         let mut log = std::env::var("ACPI_STATED_LOG").ok();
@@ -119,7 +119,7 @@ impl Arguments {
         while let Some(argument) = parser.next()? {
             match argument {
                 Long("bus") => {
-                    bus = parser.value()?.into_string().map_err(|_| anyhow::anyhow!("bad --bus"))?
+                    bus = parser.value()?.into_string().map_err(|_| anyhow::anyhow!("bad --bus"))?;
                 }
                 Long("log") => log = Some(parser.value()?.to_string_lossy().into_owned()),
                 Long("version") => {
@@ -130,7 +130,7 @@ impl Arguments {
                     print!("{USAGE}");
                     return Ok(None);
                 }
-                other => return Err(other.unexpected().into()),
+                Long(_) | Short(_) | Value(_) => return Err(argument.unexpected().into()),
             }
         }
         let log = match log {

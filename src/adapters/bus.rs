@@ -24,12 +24,13 @@ use zbus::{
     Connection, Message, MessageStream,
     fdo::{RequestNameFlags, RequestNameReply},
     message::Type,
+    names::UniqueName,
 };
 
 use crate::{
     adapters::{
         acpi_object::BUS_NAME,
-        callers::Callers,
+        callers::{Caller, Callers},
         dispatch::{Answer, Ask, Refusal, dispatch, wants_no_reply},
         objects::{Request, Tree},
         power_state::{Outcome, PowerState},
@@ -215,9 +216,9 @@ impl Bus {
             Some(Awaited::Name) => Err(Failed::Bus(zbus::Error::from(reply.clone()))),
             Some(Awaited::Uid(name)) => {
                 // A caller that left before the bus could say has no uid any more.
-                let uid = if good { Some(reply.body().deserialize()?) } else { None };
+                let caller = if good { Caller::Uid(reply.body().deserialize()?) } else { Caller::Gone };
                 let mut calls = vec![call_bus("AddMatch", &left_the_bus(&name).as_str())?];
-                if let Some(gone) = self.callers.remember(name, uid) {
+                if let Some(gone) = self.callers.remember(name, caller) {
                     calls.push(call_bus("RemoveMatch", &left_the_bus(&gone).as_str())?);
                 }
                 self.connection.send_all(&calls).await?;
@@ -253,8 +254,8 @@ impl Bus {
 
     /// A Set goes on once it is known that its caller may.
     async fn verify(&mut self, call: Message, ask: Ask) -> Result<(), Failed> {
-        if let Some(sender) = call.header().sender().map(|sender| sender.as_str())
-            && self.callers.uid(sender).is_none()
+        if let Some(sender) = call.header().sender().map(UniqueName::as_str)
+            && self.callers.get(sender).is_none()
             && !self.awaited.values().any(|what| matches!(what, Awaited::Uid(name) if name == sender))
         {
             let question = call_bus("GetConnectionUnixUser", &sender)?;
@@ -274,19 +275,19 @@ impl Bus {
             match first {
                 Held::Event(host, event) => self.input(Input::Event(host, event)),
                 Held::Set(call, ask) => {
-                    let header = call.header();
-                    let uid = header.sender().map(|sender| self.callers.uid(sender.as_str()));
-                    match uid {
-                        Some(None) => {
-                            drop(header);
+                    let caller = match call.header().sender() {
+                        Some(sender) => self.callers.get(sender.as_str()),
+                        None => Some(Caller::Gone),
+                    };
+                    match caller {
+                        None => {
                             self.held.push_front(Held::Set(call, ask));
                             return Ok(());
                         }
-                        Some(Some(Some(uid))) if uid == 0 || uid == self.own_uid => {
-                            drop(header);
-                            self.ask(call, ask);
+                        Some(Caller::Uid(uid)) if uid == 0 || uid == self.own_uid => self.ask(call, ask),
+                        Some(Caller::Uid(_) | Caller::Gone) => {
+                            self.refuse(&call, &Refusal::access_denied()).await?;
                         }
-                        Some(Some(_)) | None => self.refuse(&call, &Refusal::access_denied()).await?,
                     }
                 }
             }
@@ -384,10 +385,13 @@ impl Bus {
                     out.extend(self.systemd.order(*id, order)?);
                 }
             }
-            // The event loop makes these into an output and a log line of their own.
-            Effect::Transitioned(_) | Effect::DrainTimedOut | Effect::PostCompleteBogus => {}
-            // Sensors, fans and boot progress have no adapter yet.
-            Effect::Assert | Effect::BootProgress(_) => {}
+            // The event loop makes the first three into an output and log lines; sensors, fans and boot
+            // progress have no adapter yet.
+            Effect::Transitioned(_)
+            | Effect::DrainTimedOut
+            | Effect::PostCompleteBogus
+            | Effect::Assert
+            | Effect::BootProgress(_) => {}
         }
         Ok(())
     }

@@ -6,20 +6,29 @@ use std::collections::VecDeque;
 /// How many callers are remembered; the bound is for memory only.
 const MOST: usize = 64;
 
+/// What the bus said of a caller.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Caller {
+    /// It has this uid.
+    Uid(u32),
+    /// It had left before the bus was asked.
+    Gone,
+}
+
 /// The callers that are remembered, the one heard of last at the back.
 #[derive(Debug, Default)]
-pub(crate) struct Callers(VecDeque<(String, Option<u32>)>);
+pub(crate) struct Callers(VecDeque<(String, Caller)>);
 
 impl Callers {
-    /// `None` if it was not asked for yet, `Some(None)` if the bus did not say.
-    pub(crate) fn uid(&self, name: &str) -> Option<Option<u32>> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, uid)| *uid)
+    /// `None` if the bus was not asked yet, or has not answered.
+    pub(crate) fn get(&self, name: &str) -> Option<Caller> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, caller)| *caller)
     }
 
     /// Remembers a caller; the one that had to go for it.
-    pub(crate) fn remember(&mut self, name: String, uid: Option<u32>) -> Option<String> {
+    pub(crate) fn remember(&mut self, name: String, caller: Caller) -> Option<String> {
         let gone = if self.0.len() == MOST { self.0.pop_front() } else { None };
-        self.0.push_back((name, uid));
+        self.0.push_back((name, caller));
         gone.map(|(name, _)| name)
     }
 
@@ -38,16 +47,16 @@ mod tests {
     #[test]
     fn bounded_and_dropped() {
         let mut callers = Callers::default();
-        assert_eq!(callers.uid(":1.0"), None);
+        assert_eq!(callers.get(":1.0"), None);
         for i in 0..MOST {
-            assert_eq!(callers.remember(format!(":1.{i}"), Some(7)), None);
+            assert_eq!(callers.remember(format!(":1.{i}"), Caller::Uid(7)), None);
         }
-        assert_eq!(callers.remember(":1.999".to_owned(), None), Some(":1.0".to_owned()));
-        assert_eq!(callers.uid(":1.0"), None);
-        assert_eq!(callers.uid(":1.1"), Some(Some(7)));
-        assert_eq!(callers.uid(":1.999"), Some(None));
+        assert_eq!(callers.remember(":1.999".to_owned(), Caller::Gone), Some(":1.0".to_owned()));
+        assert_eq!(callers.get(":1.0"), None);
+        assert_eq!(callers.get(":1.1"), Some(Caller::Uid(7)));
+        assert_eq!(callers.get(":1.999"), Some(Caller::Gone));
         assert!(callers.forget(":1.1"));
         assert!(!callers.forget(":1.1"));
-        assert_eq!(callers.uid(":1.1"), None);
+        assert_eq!(callers.get(":1.1"), None);
     }
 }

@@ -13,10 +13,11 @@ use std::{
 use zbus::{
     Message, ObjectPath, Variant,
     message::{Flags, Header},
+    names::InterfaceName,
 };
 
 use crate::adapters::objects::{
-    Access, Arg, Interface, MANAGERS, Method, Object, Property, Request, Tree, below,
+    Access, Arg, Interface, MANAGERS, Method, Object, Property, Request, Signal, Tree, below,
 };
 
 pub(crate) const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
@@ -91,7 +92,7 @@ fn route(tree: &Tree, call: &Message, header: &Header<'_>) -> Routed {
     };
     let (path, member) = (path.as_str(), member.as_str());
     // The interface may be left out; then the member alone decides.
-    let interface = header.interface().map(|name| name.as_str());
+    let interface = header.interface().map(InterfaceName::as_str);
     let is = |name: &str| interface.is_none_or(|given| given == name);
 
     match member {
@@ -227,7 +228,7 @@ static STANDARD: [Interface; 4] = [
                 output: &[],
             },
         ],
-        signals: &[crate::adapters::objects::Signal {
+        signals: &[Signal {
             name: "PropertiesChanged",
             args: &[
                 ("interface_name", "s"),
@@ -245,14 +246,11 @@ static STANDARD: [Interface; 4] = [
             output: &[("object_paths_interfaces_and_properties", "a{oa{sa{sv}}}")],
         }],
         signals: &[
-            crate::adapters::objects::Signal {
+            Signal {
                 name: "InterfacesAdded",
                 args: &[("object_path", "o"), ("interfaces_and_properties", "a{sa{sv}}")],
             },
-            crate::adapters::objects::Signal {
-                name: "InterfacesRemoved",
-                args: &[("object_path", "o"), ("interfaces", "as")],
-            },
+            Signal { name: "InterfacesRemoved", args: &[("object_path", "o"), ("interfaces", "as")] },
         ],
     },
 ];

@@ -97,7 +97,7 @@ pub(crate) struct Tree {
     pub(crate) acpi: Vec<AcpiObject>,
 }
 
-/// Where the ObjectManagers sit: at or above every object, or the mapper misses changes
+/// Where an `ObjectManager` sits: at or above every object, or the mapper misses changes
 /// (contract 1.6).
 pub(crate) const MANAGERS: [&str; 1] = ["/xyz/openbmc_project/control"];
 

@@ -320,11 +320,8 @@ impl PowerState {
 }
 
 fn text<'a>(value: &'a Variant<'_>) -> Option<&'a str> {
-    match value {
-        Variant::Str(text) => Some(text.as_str()),
-        Variant::Variant(inner) => text(inner),
-        _ => None,
-    }
+    // A reply to Get is a variant; so is a value that is one level deeper.
+    if let Variant::Variant(inner) = value { inner.downcast_ref().ok() } else { value.downcast_ref().ok() }
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ pub(crate) struct Systemd {
 }
 
 impl Systemd {
-    /// The calls to begin with: without Subscribe the manager sends no JobRemoved.
+    /// The calls to begin with: without Subscribe the manager sends no `JobRemoved`.
     pub(crate) fn start() -> zbus::Result<Vec<Message>> {
         let rule = format!(
             "type='signal',sender='{SYSTEMD}',path='{SYSTEMD_PATH}',interface='{MANAGER}',member='JobRemoved'"

@@ -261,6 +261,10 @@ struct Pending {
 }
 
 /// One host.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "independent facts; one state enum of their product would hide the rules"
+)]
 #[derive(Clone, Debug)]
 pub struct Machine {
     pub(super) settings: config::Host,

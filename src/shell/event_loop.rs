@@ -211,14 +211,14 @@ impl EventLoop {
                 tracing::info!("host{id}: {from} -> {to} ({cause})");
                 self.output(Output::Transitioned { host, when, entry });
             }
-            Effect::DrainTimedOut => match self.permits.in_flight(host) {
-                Some(transfer) => {
+            Effect::DrainTimedOut => {
+                // Nothing in flight any more means that it ended just in time.
+                if let Some(transfer) = self.permits.in_flight(host) {
                     tracing::warn!(
                         "host{id}: {transfer} did not end in time; the host was answered without it"
                     );
                 }
-                None => tracing::debug!("host{id}: the drain ended just in time"),
-            },
+            }
             Effect::PostCompleteBogus => tracing::warn!(
                 "host{id}: POST was complete as soon as power came on; it is not trusted any more \
                  (is the line wired to power good?)"
