@@ -4,7 +4,12 @@
 //! Each test runs itself again, beside a `systemd --user` in namespaces of its own (support/user-manager.sh): the outer
 //! run starts that, the inner one finds `ACPI_SCENARIO` in its environment and is the scenario. Nothing is skipped: where
 //! no user manager can be had, the tests fail and say so.
-#![allow(missing_docs, reason = "tests")]
+#![allow(
+    missing_docs,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says so and fails"
+)]
 
 use std::{
     env, fs,
@@ -41,13 +46,18 @@ fn beside_systemd(name: &str, scenario: impl FnOnce(&Bench)) {
     // "1 passed": a name that matches no test passes too, with none.
     if !output.status.success() || !said.contains("1 passed") {
         // Marked, so that nobody who reads the closing lines of the runner takes the inner one for it.
-        let marked: String = said.lines().map(|line| format!("  | {line}\n")).collect();
-        panic!("{name}, beside a user manager: {}\n{marked}", output.status);
+        let marked = said.trim_end().replace('\n', "\n  | ");
+        panic!("{name}, beside a user manager: {}\n  | {marked}", output.status);
     }
 }
 
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// Runs `systemctl`, `busctl` or the like for the user manager.
+fn user(program: &str, args: &[&str]) -> Output {
+    Command::new(program).arg("--user").args(args).output().expect(program)
 }
 
 /// What a scenario holds: the user manager it runs beside.
@@ -68,12 +78,8 @@ impl Bench {
         self
     }
 
-    fn command(&self, program: &str, args: &[&str]) -> Output {
-        Command::new(program).arg("--user").args(args).output().expect(program)
-    }
-
     fn ok(&self, program: &str, args: &[&str]) -> String {
-        let output = self.command(program, args);
+        let output = user(program, args);
         assert!(output.status.success(), "{program} {args:?}: {}{}", text(&output), self.told());
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
@@ -94,9 +100,8 @@ impl Bench {
     /// The logs, for a failure.
     fn told(&self) -> String {
         let log = |name| fs::read_to_string(self.logs.join(name)).unwrap_or_default();
-        let units = text(
-            &self.command("systemctl", &["list-units", "--all", "--no-pager", "--plain", "host-*", "acpi*"]),
-        );
+        let units =
+            text(&user("systemctl", &["list-units", "--all", "--no-pager", "--plain", "host-*", "acpi*"]));
         format!(
             "\n-- acpi-stated.log\n{}-- manager.log\n{}-- units\n{units}",
             log("acpi-stated.log"),
@@ -413,7 +418,7 @@ fn a_bad_configuration_does_not_loop_and_a_lost_bus_does() {
                 "[Service]\nType=exec\nExecStart=\nExecStart=/bin/sh -c 'exit {code}'\nRestartSec=10ms\n"
             );
             bench.write_units(&[("acpi-stated.service.d/30-exits.conf", &dropin)]);
-            let _failed = bench.command("systemctl", &["start", SERVICE]);
+            let _failed = user("systemctl", &["start", SERVICE]);
         };
         exits(78);
         bench.until("it has failed", || bench.show(SERVICE, "ActiveState") == "failed");
@@ -438,7 +443,7 @@ fn the_units_are_free_of_mistakes_and_can_be_enabled() {
         assert_eq!(files.len(), 8, "service, alias, three targets, three templates: {files:?}");
         let mut args = vec!["verify", "--man=no"];
         args.extend(files.iter().map(String::as_str));
-        let verify = bench.command("systemd-analyze", &args);
+        let verify = user("systemd-analyze", &args);
         assert!(
             verify.status.success() && text(&verify).is_empty(),
             "systemd-analyze verify: {}",
