@@ -58,7 +58,7 @@ outside() {
     local namespaces=(--mount --pid --fork --mount-proc --kill-child)
     if [ "$(id -u)" != 0 ]; then
         if sudo -n true 2>/dev/null; then
-            exec sudo -n --preserve-env=ACPI_SCENARIO,RUST_BACKTRACE bash "$self" "$@"
+            exec sudo -n env "ACPI_SCENARIO=${ACPI_SCENARIO:-}" "RUST_BACKTRACE=${RUST_BACKTRACE:-0}" bash "$self" "$@"
         fi
         namespaces+=(--user --map-root-user)
         unshare "${namespaces[@]}" true 2>/dev/null ||
