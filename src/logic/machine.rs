@@ -884,6 +884,12 @@ impl Machine {
         self.chassis.is_missing() || self.host.is_missing() || (self.post().is_some() && self.os.is_missing())
     }
 
+    /// The host's number in its D-Bus paths and unit names.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.settings.id
+    }
+
     /// The ACPI state as it is decided now; during a barrier it is ahead of what Get returns.
     #[must_use]
     pub fn state(&self) -> AcpiState {
