@@ -215,7 +215,10 @@ fn ipmi_byte(byte: u8, allowed: fn(AcpiState) -> bool) -> Result<IpmiByte, BadIp
     if byte & SET == 0 || code == NO_CHANGE {
         return Ok(IpmiByte::NoChange);
     }
-    AcpiState::from_ipmi_code(code).filter(|state| allowed(*state)).map(IpmiByte::Set).ok_or(BadIpmiByte(byte))
+    AcpiState::from_ipmi_code(code)
+        .filter(|state| allowed(*state))
+        .map(IpmiByte::Set)
+        .ok_or(BadIpmiByte(byte))
 }
 
 #[cfg(test)]

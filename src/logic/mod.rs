@@ -1,5 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! All that is decided, decided purely: no async, no clock, no I/O, no logging.
+//!
+//! - [`acpi`]: the 14 states and their codings.
+//! - [`evidence`]: what is known of chassis, host and OS.
+//! - [`machine`]: one host: events in, effects out.
+//! - [`policy`]: what follows from a machine's state.
+//! - [`history`]: the log of transitions.
 
 pub mod acpi;
+pub mod evidence;
+pub mod history;
+pub mod machine;
+pub mod policy;
 pub mod time;

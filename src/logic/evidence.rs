@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is known of chassis, host and OS: the values of other daemons, as the rules read them.
+//!
+//! Owns: which strings mean what, and which values count as On, Running, complete.
+//! Sources: phosphor-dbus-interfaces State/{Chassis,Host,OperatingSystem/Status}; contract 2.1.
+
+/// `xyz.openbmc_project.State.Chassis` `CurrentPowerState`, as rule 3 reads it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Chassis {
+    /// `Off` and `TransitioningToOn`.
+    Off,
+    /// `On` and `TransitioningToOff`.
+    On,
+}
+
+/// `xyz.openbmc_project.State.Host` `CurrentHostState`, as rules 4 and 5 read it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Host {
+    /// `Running`.
+    Running,
+    /// `TransitioningToOff`: not running any more, but nothing to suspect.
+    TransitioningToOff,
+    /// `Off`, `Standby`, `TransitioningToRunning`: off for good when it lasts `host_off`.
+    Off,
+    /// `Quiesced`, `DiagnosticMode`: not running, and time says nothing.
+    Halted,
+}
+
+/// `xyz.openbmc_project.State.OperatingSystem.Status` `OperatingSystemState`, as rule 7 reads it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Os {
+    /// `Inactive`: POST is not complete.
+    Inactive,
+    /// Any other value: POST is complete.
+    Complete,
+}
+
+/// The last part of a D-Bus enum string, if it belongs to the enum `prefix`.
+fn member<'a>(value: &'a str, prefix: &str) -> Option<&'a str> {
+    value.strip_prefix(prefix)
+}
+
+impl Chassis {
+    /// What a `CurrentPowerState` string means; `None` for one the interface does not know.
+    #[must_use]
+    pub fn from_dbus(value: &str) -> Option<Self> {
+        match member(value, "xyz.openbmc_project.State.Chassis.PowerState.")? {
+            "Off" | "TransitioningToOn" => Some(Self::Off),
+            "On" | "TransitioningToOff" => Some(Self::On),
+            _ => None,
+        }
+    }
+}
+
+impl Host {
+    /// What a `CurrentHostState` string means; `None` for one the interface does not know.
+    #[must_use]
+    pub fn from_dbus(value: &str) -> Option<Self> {
+        match member(value, "xyz.openbmc_project.State.Host.HostState.")? {
+            "Running" => Some(Self::Running),
+            "TransitioningToOff" => Some(Self::TransitioningToOff),
+            "Off" | "Standby" | "TransitioningToRunning" => Some(Self::Off),
+            "Quiesced" | "DiagnosticMode" => Some(Self::Halted),
+            _ => None,
+        }
+    }
+}
+
+impl Os {
+    /// What an `OperatingSystemState` string means. Every value but `Inactive` is complete, also
+    /// those to come; a string of another enum is none.
+    #[must_use]
+    pub fn from_dbus(value: &str) -> Option<Self> {
+        match member(value, "xyz.openbmc_project.State.OperatingSystem.Status.OSStatus.")? {
+            "" => None,
+            "Inactive" => Some(Self::Inactive),
+            _ => Some(Self::Complete),
+        }
+    }
+}
+
+/// One service's value: the last one seen, and whether its service still stands by it (rule 9).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Seen<T> {
+    last: Option<T>,
+    missing: bool,
+}
+
+impl<T> Default for Seen<T> {
+    fn default() -> Self {
+        Self { last: None, missing: false }
+    }
+}
+
+impl<T: Copy> Seen<T> {
+    /// The last value seen, however long ago.
+    #[must_use]
+    pub fn last(&self) -> Option<T> {
+        self.last
+    }
+
+    /// A value was seen, and its service has gone or talks nonsense since.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        self.missing
+    }
+
+    /// Takes a new value in, or its loss; returns the value before.
+    pub(super) fn update(&mut self, value: Option<T>) -> Option<T> {
+        let before = self.last;
+        self.missing = value.is_none() && before.is_some();
+        self.last = value.or(before);
+        before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_mean_what_the_rules_say() {
+        let chassis =
+            |s: &str| Chassis::from_dbus(&format!("xyz.openbmc_project.State.Chassis.PowerState.{s}"));
+        assert_eq!(
+            ["Off", "TransitioningToOn", "On", "TransitioningToOff", "Unknown"].map(chassis),
+            [Some(Chassis::Off), Some(Chassis::Off), Some(Chassis::On), Some(Chassis::On), None]
+        );
+        let host = |s: &str| Host::from_dbus(&format!("xyz.openbmc_project.State.Host.HostState.{s}"));
+        for (s, want) in [
+            ("Running", Some(Host::Running)),
+            ("TransitioningToOff", Some(Host::TransitioningToOff)),
+            ("Off", Some(Host::Off)),
+            ("Standby", Some(Host::Off)),
+            ("TransitioningToRunning", Some(Host::Off)),
+            ("Quiesced", Some(Host::Halted)),
+            ("DiagnosticMode", Some(Host::Halted)),
+            ("Dancing", None),
+            ("", None),
+        ] {
+            assert_eq!(host(s), want, "{s}");
+        }
+        let os = |s: &str| {
+            Os::from_dbus(&format!("xyz.openbmc_project.State.OperatingSystem.Status.OSStatus.{s}"))
+        };
+        assert_eq!(
+            ["Inactive", "Standby", "BootComplete", ""].map(os),
+            [Some(Os::Inactive), Some(Os::Complete), Some(Os::Complete), None]
+        );
+        assert_eq!(Os::from_dbus("Standby"), None);
+        assert_eq!(Chassis::from_dbus("Off"), None);
+    }
+
+    #[test]
+    fn only_a_value_that_was_seen_can_go_missing() {
+        let mut seen = Seen::default();
+        assert_eq!(seen.update(None), None);
+        assert!(!seen.is_missing());
+        assert_eq!(seen.update(Some(Chassis::On)), None);
+        assert_eq!(seen.update(None), Some(Chassis::On));
+        assert!(seen.is_missing());
+        assert_eq!(seen.last(), Some(Chassis::On));
+        assert_eq!(seen.update(Some(Chassis::Off)), Some(Chassis::On));
+        assert!(!seen.is_missing());
+    }
+}
