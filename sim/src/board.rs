@@ -14,7 +14,7 @@ use std::{
 use acpi_stated::{
     config::{Bus, Evidence, Host as HostSettings, Settings, Timing},
     daemon::Daemon,
-    shell::{clock::Clock, permits::Permits},
+    shell::{clock::Clock, permits::Permits, supervisor::Supervisor},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -615,7 +615,7 @@ impl DaemonThread {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 let connection = connect(&address).await?;
-                let daemon = Daemon::new(settings, clock, connection);
+                let daemon = Daemon::new(settings, clock, connection, Supervisor::silent());
                 if to_board.send(daemon.permits()).is_err() {
                     return Err(Error::from("the board is gone"));
                 }
