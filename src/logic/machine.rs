@@ -367,6 +367,10 @@ impl Machine {
         self.now = self.now.max(now);
         let mut effects = Effects::default();
         self.advance();
+        if self.pending.cap.is_none() {
+            // A wait that has just ended is over, whatever the event brings: its Sets do not wait for another drain.
+            self.flush(&mut effects);
+        }
         let was_open = self.is_open();
         match event {
             Event::Chassis(value) => self.on_chassis(value),
