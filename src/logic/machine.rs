@@ -665,8 +665,9 @@ impl Machine {
         match self.host.last()? {
             Host::Off => Some(self.host_since + self.settings.timing.host_off),
             // From an off-like state nothing changes.
+            // What was Set stands for as long: rule 1.
             Host::Running if !self.state.is_off_like() => {
-                Some(self.host_since + self.settings.timing.reset_confirm)
+                Some(self.host_since.max(self.since) + self.settings.timing.reset_confirm)
             }
             Host::Running | Host::Halted | Host::TransitioningToOff => None,
         }
