@@ -666,7 +666,7 @@ impl Machine {
             Host::Off => Some(self.host_since + self.settings.timing.host_off),
             // From an off-like state nothing changes.
             // What was Set stands for as long: rule 1.
-            Host::Running if !self.state.is_off_like() => {
+            Host::Running if self.is_decided() && !self.state.is_off_like() => {
                 Some(self.host_since.max(self.since) + self.settings.timing.reset_confirm)
             }
             Host::Running | Host::Halted | Host::TransitioningToOff => None,
