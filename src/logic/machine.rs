@@ -281,6 +281,8 @@ pub struct Machine {
     was_off: bool,
     /// When power-on was seen; `None` if it was on when the daemon came.
     pub(super) powered_at: Option<Time>,
+    /// When an Off to On of the power was seen, as rule 7 asks for it.
+    on_edge_at: Option<Time>,
     /// A reported S2 or a working state since power-on.
     pub(super) firmware_seen: bool,
     /// A working state since power-on.
@@ -335,6 +337,7 @@ impl Machine {
             power: None,
             was_off: false,
             powered_at: None,
+            on_edge_at: None,
             firmware_seen: false,
             worked: false,
             state: AcpiState::Unknown,
@@ -522,7 +525,7 @@ impl Machine {
 
     /// Rule 7: POST complete this soon after power-on is not POST complete.
     fn judge_post(&mut self) {
-        let fresh = self.powered_at.is_some_and(|at| self.now.since(at) <= POST_COMPLETE_BOGUS);
+        let fresh = self.on_edge_at.is_some_and(|at| self.now.since(at) <= POST_COMPLETE_BOGUS);
         if fresh && self.chassis.last() == Some(Chassis::On) && self.post() == Some(Os::Complete) {
             self.post_bogus = true;
             self.emit(Effect::PostCompleteBogus);
@@ -545,6 +548,8 @@ impl Machine {
             return;
         }
         self.follow_off();
+        self.on_edge_at =
+            (before == Some(Chassis::Off) && power == Some(Chassis::On)).then_some(self.now);
         match power {
             Some(Chassis::Off) => {
                 self.suspicion = None;
