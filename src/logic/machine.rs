@@ -930,10 +930,13 @@ impl Machine {
         &self.history
     }
 
-    /// What is to be remembered for the next life of the daemon; nothing before rule 6 has decided.
+    /// What is to be remembered for the next life of the daemon. Before rule 6 has decided it is what was stored,
+    /// unless a Set, rule 3 or rule 4 has overtaken that.
     #[must_use]
     pub fn to_store(&self) -> Option<(AcpiState, bool)> {
-        self.is_decided().then_some((self.state, self.suspicion.is_some()))
+        let suspected = self.suspicion.is_some();
+        let overtaken = self.has_reported || self.state != AcpiState::Unknown || suspected;
+        (self.is_decided() || overtaken).then_some((self.state, suspected))
     }
 
     /// Sets wait for the drain: [`Event::Drained`] is wanted.
