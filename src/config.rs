@@ -28,6 +28,10 @@ pub struct Host {
 }
 
 /// What the board's power evidence is worth (design 3.2, rules 7 and 8).
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "four independent answers about a board, as its configuration gives them"
+)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Evidence {
     /// `OperatingSystemState` follows POST complete, and nothing else.

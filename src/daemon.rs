@@ -1,11 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The composition root: read it to learn the architecture.
+//!
+//! ```text
+//!  bus threads ── permits ──┐                    ┌── objects (what a Get returns)
+//!                           │                    │
+//!  D-Bus ──> Bus ── Input ──┴─> EventLoop ── Output ──> Bus ──> D-Bus, systemd
+//!             (adapters)         │    ▲  (never waits)   (in order)
+//!                                ▼    │
+//!                             Machine::step (logic: pure)
+//! ```
 
-use std::future::Future;
+use std::{collections::BTreeMap, future::Future};
+
+use tokio::sync::mpsc::unbounded_channel;
 
 use crate::{
-    config::Settings,
-    shell::{clock::Clock, permits::Permits},
+    adapters::{
+        acpi_object::AcpiObject,
+        bus::{Bus, Failed},
+        objects::Tree,
+    },
+    config::{self, Settings},
+    logic::machine::Machine,
+    shell::{
+        clock::Clock,
+        event_loop::{EventLoop, Input},
+        permits::Permits,
+        supervisor::Supervisor,
+    },
 };
 
 /// The daemon: what `main` and the demo both run.
@@ -13,24 +35,36 @@ pub struct Daemon {
     settings: Settings,
     clock: Clock,
     connection: zbus::Connection,
+    supervisor: Supervisor,
     permits: Permits,
 }
 
 /// Why the daemon stopped without being asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The bus connection ended.
-    #[error("the D-Bus connection was lost")]
-    BusLost,
+    /// It cannot do without the bus.
+    #[error(transparent)]
+    Bus(#[from] Failed),
+    /// A part of it ended that never should.
+    #[error("the {0} ended by itself")]
+    Part(&'static str),
 }
 
 impl Daemon {
-    /// A daemon that is told `settings`, lives by `clock`, and serves and listens on `connection`.
-    /// Nothing else may read from that connection.
+    /// A daemon that is told `settings`, lives by `clock`, and serves and listens on `connection`,
+    /// which must be fresh. Nothing else may read from that connection.
     #[must_use]
-    pub fn new(settings: Settings, clock: Clock, connection: zbus::Connection) -> Self {
-        let permits = Permits::new(settings.hosts.len(), &[]);
-        Self { settings, clock, connection, permits }
+    pub fn new(
+        settings: Settings,
+        clock: Clock,
+        connection: zbus::Connection,
+        supervisor: Supervisor,
+    ) -> Self {
+        let index: BTreeMap<u32, usize> = settings.hosts.iter().map(|host| host.id).zip(0..).collect();
+        let carried = |bus: &config::Bus| bus.hosts.iter().filter_map(|id| index.get(id).copied()).collect();
+        let buses: Vec<_> = settings.buses.iter().map(|bus| (bus.bus, carried(bus))).collect();
+        let permits = Permits::new(settings.hosts.len(), &buses);
+        Self { settings, clock, connection, supervisor, permits }
     }
 
     /// The permits of the configured buses, for their threads. All closed until the daemon runs.
@@ -42,7 +76,49 @@ impl Daemon {
     /// Serves until `stop` is ready (then the gate is closed, what is under way is drained, and the
     /// answer is `Ok`) or something it cannot live without is gone.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Error> {
-        stop.await;
-        Ok(())
+        let Self { settings, clock, connection, supervisor, permits } = self;
+        let (to_loop, inputs) = unbounded_channel();
+        let (to_bus, outputs) = unbounded_channel();
+
+        let drained = to_loop.clone();
+        permits.on_drained(Box::new(move || drained.send(Input::Drained).unwrap_or_default()));
+
+        let ids: Vec<u32> = settings.hosts.iter().map(|host| host.id).collect();
+        // A host feels how long its Set takes, so `ack_cap` is real time on any clock.
+        let machines = settings.hosts.into_iter().map(|mut host| {
+            host.timing.ack_cap = clock.of_real(host.timing.ack_cap);
+            Machine::new(clock.now(), host, None)
+        });
+        let event_loop =
+            EventLoop::new(clock, permits, machines.collect(), inputs, to_bus, supervisor.feed_every());
+
+        let objects = event_loop.views().iter().zip(&ids).enumerate();
+        let acpi = objects.map(|(host, (view, id))| AcpiObject::new(host, *id, view.clone())).collect();
+        let bus = Bus::new(connection, supervisor, Tree { acpi }, ids, to_loop.clone(), outputs);
+
+        // The bus task outlives the event loop only to send what is left.
+        let mut bus = tokio::spawn(bus.run());
+        let mut event_loop = tokio::spawn(event_loop.run());
+        tokio::select! {
+            ended = &mut bus => return Err(bus_ended(ended)),
+            _ = &mut event_loop => return Err(Error::Part("event loop")),
+            () = stop => {}
+        }
+        to_loop.send(Input::Stop).unwrap_or_default();
+        drop(to_loop);
+        if event_loop.await.is_err() {
+            return Err(Error::Part("event loop"));
+        }
+        match bus.await {
+            Ok(Ok(())) => Ok(()),
+            ended => Err(bus_ended(ended)),
+        }
+    }
+}
+
+fn bus_ended(ended: Result<Result<(), Failed>, tokio::task::JoinError>) -> Error {
+    match ended {
+        Ok(Err(failed)) => Error::Bus(failed),
+        Ok(Ok(())) | Err(_) => Error::Part("bus task"),
     }
 }

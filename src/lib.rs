@@ -7,6 +7,7 @@
 //! - [`shell`]: moves data, decides nothing.
 //! - [`adapters`]: one file per outside thing.
 
+pub mod adapters;
 pub mod config;
 pub mod daemon;
 pub mod logic;

@@ -1,2 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The simulated board.
+//! The simulated server board, and the demo that runs the real daemon on it.
+//!
+//! Its rules come from OpenBMC's other daemons and from the I2C bus, not from the daemon's code.
+//!
+//! - [`board`]: everything put together; a board performs boots. Read it first.
+//! - [`host`]: the host: its firmware reads the SPDs, and reports what its kind reports.
+//! - [`simbus`], [`poller`]: DIMM buses with contention; the BMC's polling with real permits.
+//! - [`power_control`], [`ipmid`], [`mapper`], [`systemd`]: doubles of what is on a BMC's D-Bus.
+//! - [`observer`]: what the daemon shows on D-Bus, as anybody else on the bus sees it.
+//! - [`truth`], [`tally`]: what the board did and what happened on its buses; the counts from it.
+//! - [`plan`], [`timeline`]: which boots the demo performs, and how it tells of them.
+
+pub mod board;
+pub mod clock;
+pub mod host;
+pub mod ipmid;
+pub mod mapper;
+pub mod objects;
+pub mod observer;
+pub mod plan;
+pub mod poller;
+pub mod power_control;
+#[path = "../../tests/support/private_bus.rs"]
+pub mod private_bus;
+pub mod simbus;
+pub mod systemd;
+pub mod tally;
+pub mod timeline;
+pub mod truth;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What goes wrong on the board is told to the developer and ends the run.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+/// A result of the board.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Nobody here leaves data half written under a lock, so a poisoned one is as good as another.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

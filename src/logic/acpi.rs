@@ -50,7 +50,7 @@ pub enum Kind {
     Post,
     /// No host runs: S5, S4, S4/S5, G3, override, legacy off.
     OffLike,
-    /// The host sleeps: S1, S3, SLEEP, G1_SLEEP.
+    /// The host sleeps: S1, S3, SLEEP and `G1_SLEEP`.
     Sleep,
     /// Nobody knows.
     Unknown,

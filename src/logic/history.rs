@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn times_of_a_boot() {
-        let at = |s| Time::from_micros(s * 1_000_000);
+        let at = |s: u64| Time::from_micros(s * 1_000_000);
         let mut history = History::default();
         history.boot_begins(at(1));
         history.firmware_seen(at(4));

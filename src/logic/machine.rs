@@ -261,6 +261,10 @@ struct Pending {
 }
 
 /// One host.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "independent facts; one state enum of their product would hide the rules"
+)]
 #[derive(Clone, Debug)]
 pub struct Machine {
     pub(super) settings: config::Host,
@@ -892,6 +896,12 @@ impl Machine {
     /// A power service that was seen is missing (rule 9).
     pub(super) fn evidence_is_missing(&self) -> bool {
         self.chassis.is_missing() || self.host.is_missing() || (self.post().is_some() && self.os.is_missing())
+    }
+
+    /// The host's number in its D-Bus paths and unit names.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.settings.id
     }
 
     /// The ACPI state as it is decided now; during a barrier it is ahead of what Get returns.

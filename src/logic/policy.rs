@@ -119,6 +119,14 @@ impl Diagnosis {
     }
 }
 
+/// Whether anyone may transfer on a bus that carries the DIMMs of the hosts `carried`: none of them
+/// minds, and there is a host at all that can have a reason to.
+#[must_use]
+pub fn bus_is_open(machines: &[Machine], carried: &[usize]) -> bool {
+    carried.iter().all(|host| machines.get(*host).is_some_and(Machine::allows_bus))
+        && machines.iter().any(|machine| !machine.is_off())
+}
+
 impl Machine {
     /// Chassis Off, or what counts as it where no power service exists (note 6).
     #[must_use]

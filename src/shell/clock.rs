@@ -56,11 +56,37 @@ impl Clock {
             .checked_add(Duration::from_micros(us))
             .unwrap_or_else(|| Instant::now() + Duration::from_secs(31_536_000))
     }
+}
 
-    /// Wall clock time in microseconds since 1970, for what operators read; never for a decision.
+/// How the clock's time translates into wall clock time: what operators read, never for a decision.
+#[derive(Clone, Copy, Debug)]
+pub struct Wall {
+    /// Wall clock time of the clock's origin, in microseconds since 1970.
+    origin_us: u64,
+    speed: u32,
+}
+
+impl Wall {
+    /// As it is now.
     #[must_use]
-    pub fn wall_us() -> u64 {
+    pub fn now(clock: &Clock) -> Self {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX)
+        let running = since_epoch.saturating_sub(clock.origin.elapsed());
+        Self { origin_us: u64::try_from(running.as_micros()).unwrap_or(u64::MAX), speed: clock.speed }
+    }
+
+    /// Looks whether the wall clock was set (a BMC often learns the time late), and if so follows it.
+    /// Smaller differences are left alone, so that one instant has one wall clock time.
+    pub fn follow(&mut self, clock: &Clock) {
+        let now = Self::now(clock);
+        if now.origin_us.abs_diff(self.origin_us) > 1_000_000 {
+            *self = now;
+        }
+    }
+
+    /// Microseconds since 1970.
+    #[must_use]
+    pub fn of(&self, time: Time) -> u64 {
+        self.origin_us.saturating_add(time.as_micros() / u64::from(self.speed))
     }
 }

@@ -2,4 +2,6 @@
 //! Moves data between the logic and the outside; decides nothing.
 
 pub mod clock;
+pub(crate) mod event_loop;
 pub mod permits;
+pub mod supervisor;

@@ -151,18 +151,25 @@ impl Permits {
     /// The event loop's word after each step and at each renewal: per host, whether its gate is open,
     /// and per bus (in the order of [`Permits::new`]) whether its hosts let anyone transfer at all.
     /// Closing takes effect before this returns; what is open is open for another [`LEASE`].
-    pub fn set(&self, host_open: impl Fn(HostIndex) -> bool, bus_open: impl Fn(&[HostIndex]) -> bool) {
+    /// True if anything is.
+    pub fn set(
+        &self,
+        host_open: impl Fn(HostIndex) -> bool,
+        bus_open: impl Fn(&[HostIndex]) -> bool,
+    ) -> bool {
         let shared = &*self.shared;
         let now = shared.now();
         // 0 is the mark of a closed lease.
         let until = now.wrapping_add(ms(LEASE)).max(1);
         let mut opened = false;
+        let mut any_open = false;
         let mut apply = |lease: &Lease, open: bool| {
-            if !open {
-                lease.set(0);
-            } else {
+            any_open |= open;
+            if open {
                 opened |= !lease.holds(now);
                 lease.set(until);
+            } else {
+                lease.set(0);
             }
         };
         for (index, lease) in shared.hosts.iter().enumerate() {
@@ -175,11 +182,7 @@ impl Permits {
             *lock(&shared.openings) += 1;
             shared.opened.notify_all();
         }
-    }
-
-    /// Closes everything, at once: the way out of the daemon.
-    pub fn close_all(&self) {
-        self.set(|_| false, |_| false);
+        any_open
     }
 
     /// The first transfer still under way on a bus that carries this host's DIMMs, or `None` when

@@ -1,0 +1,642 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The board: a server's BMC with the real daemon on it, its D-Bus, DIMM buses, power and host.
+//!
+//! A board performs boots, one after the other, and knows the truth about each. What it counts comes
+//! from the log of its buses, from its own pollers and from what it sees on D-Bus.
+
+use std::{
+    fmt,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use acpi_stated::{
+    config::{Bus, Evidence, Host as HostSettings, Settings, Timing},
+    daemon::Daemon,
+    shell::{clock::Clock, permits::Permits, supervisor::Supervisor},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
+
+use crate::{
+    Error, Result,
+    clock::{millis, secs, sleep},
+    host::{Answer, Firmware, Host, Report, Spds},
+    ipmid::{Ipmid, SET_ACPI_POWER_STATE, cc},
+    mapper,
+    objects::{Written, connect},
+    observer::Observer,
+    poller::{Gate, Poller},
+    power_control::{Flavour, PowerControl},
+    private_bus::PrivateBus,
+    simbus::{DIMMS, Master, SimBus},
+    systemd::{Manners, Systemd},
+    tally::{Count, Tally},
+    timeline::{Detail, Timeline, Who},
+    truth::{Performed, Quiet, REACTION},
+};
+
+/// The Linux numbers of the board's buses.
+pub const BUSES: [u32; 2] = [3, 4];
+/// How many DIMMs the board has.
+pub const DIMMS_INSTALLED: usize = BUSES.len() * DIMMS.len();
+
+/// From the reset vector to the first thing that firmware does for us: a report or an SPD read.
+const EARLY_INIT: Duration = secs(4);
+/// A sped-up UEFI must not become faster than any real one: from a power signal to its first SPD read
+/// it takes at least this real time.
+const EARLIEST_SPD: Duration = Duration::from_millis(60);
+/// From the last SPD read to the end of POST.
+const REST_OF_POST: Duration = secs(8);
+/// From POST complete to `ExitBootServices`.
+const BOOT_LOADER: Duration = secs(2);
+/// How long the host works before the next event, once the BMC polls.
+const WORK: Duration = secs(8);
+/// How long the power is off between a shutdown and the power button.
+const OFF: Duration = secs(5);
+/// From the report of S5 to the fall of power.
+const SMM: Duration = secs(1);
+/// How long the gate may take to open, in real time and on the board's clock. 20 s are the daemon's
+/// own (settle, and POST complete taken as S0).
+const OPENING: (Duration, Duration) = (Duration::from_secs(5), secs(60));
+/// How long the daemon may take to serve, in real time.
+const START: Duration = Duration::from_secs(10);
+
+/// What a board is made of.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The host's firmware.
+    pub firmware: Firmware,
+    /// The power service.
+    pub power: Flavour,
+    /// What the daemon is told of this board.
+    pub evidence: Evidence,
+    /// The daemon's times.
+    pub timing: Timing,
+    /// Whether the poller heeds the gate.
+    pub gate: Gate,
+    /// How systemd behaves.
+    pub systemd: Manners,
+    /// How many times faster than life.
+    pub speed: u32,
+    /// How much is told.
+    pub detail: Detail,
+}
+
+impl Setup {
+    /// A board with this firmware and power service, and with what the daemon must be told of them.
+    #[must_use]
+    pub fn new(firmware: Firmware, power: Flavour, speed: u32) -> Self {
+        let evidence = match firmware {
+            Firmware::F | Firmware::FLate | Firmware::FRetry => Evidence::default(),
+            Firmware::M => Evidence { s2_from_power_on: true, ..Evidence::default() },
+            Firmware::N => Evidence {
+                post_complete_trusted: true,
+                s0_from_post_complete: true,
+                s2_from_power_on: true,
+                ..Evidence::default()
+            },
+        };
+        Self {
+            firmware,
+            power,
+            evidence,
+            timing: Timing::default(),
+            gate: Gate::Heeded,
+            systemd: Manners::Prompt,
+            speed,
+            detail: Detail::Silent,
+        }
+    }
+}
+
+/// How a boot comes about, from a working host if nothing else is said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// The power button, from off.
+    PowerOn,
+    /// The operating system shuts down, the power falls 0.2 s later; then the power button.
+    OsShutdown,
+    /// The same, but the power takes 3 s to fall: it looks like a warm reset first.
+    SlowOsShutdown,
+    /// An operator's power cycle: the host cannot report it.
+    PowerCycle,
+    /// The host's own power cycle, off for 0.3 s only, without a report.
+    ShortCycle,
+    /// DC power is lost and comes back.
+    DcLoss,
+    /// The power button is held, then pressed; also out of a host that hangs.
+    ForcedOff,
+    /// The host resets with its power on.
+    WarmReset,
+    /// A power cycle, and a reset in the middle of POST that nothing shows.
+    ResetInPost,
+    /// A power cycle, and UEFI hangs in POST.
+    Hang,
+    /// A power cycle, and while UEFI trains memory, an administrator sets S0 over the network.
+    AdminSetsS0,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PowerOn => "power on",
+            Self::OsShutdown => "OS shutdown, power on",
+            Self::SlowOsShutdown => "OS shutdown with slow rails, power on",
+            Self::PowerCycle => "power cycle, not reported",
+            Self::ShortCycle => "short power cycle by the host, not reported",
+            Self::DcLoss => "DC power lost and back",
+            Self::ForcedOff => "forced off, power on",
+            Self::WarmReset => "warm reset",
+            Self::ResetInPost => "power cycle, silent reset in POST",
+            Self::Hang => "power cycle, hang in POST",
+            Self::AdminSetsS0 => "power cycle, administrator sets S0 in POST",
+        })
+    }
+}
+
+/// A running board.
+#[derive(Debug)]
+pub struct Board {
+    // Dropped in this order: the pollers stop before the daemon, all before the bus.
+    pollers: Vec<Poller>,
+    daemon: DaemonThread,
+    requests: mpsc::UnboundedReceiver<Written>,
+    host: Host,
+    power: PowerControl,
+    ipmid: Ipmid,
+    systemd: Systemd,
+    observer: Observer,
+    timeline: Timeline,
+    setup: Setup,
+    clock: Clock,
+    buses: Vec<Arc<SimBus>>,
+    quiet: Quiet,
+    performed: Performed,
+    /// The last power signal; UEFI needs time after it.
+    power_signal: Instant,
+    tally: Tally,
+    tasks: JoinSet<()>,
+    bus: PrivateBus,
+}
+
+impl Board {
+    /// Starts everything; the host is off.
+    pub async fn start(setup: Setup) -> Result<Self> {
+        let bus = PrivateBus::start()?;
+        let address = bus.address();
+        let clock = Clock::scaled(setup.speed);
+        let buses: Vec<_> = BUSES.map(|number| Arc::new(SimBus::new(number))).into();
+        let timeline = Timeline::new(setup.detail, clock, buses.clone());
+        let mut tasks = JoinSet::new();
+        mapper::start(address, &mut tasks).await?;
+        let systemd = Systemd::start(address, setup.systemd, timeline.clone(), &mut tasks).await?;
+        let (to_board, requests) = mpsc::unbounded_channel();
+        let power = PowerControl::start(address, setup.power, clock, to_board, &mut tasks).await?;
+        let observer = Observer::start(address, timeline.clone(), &mut tasks).await?;
+        let ipmid = Ipmid::start(address).await?;
+        let host = Host::new(setup.firmware, ipmid.clone(), buses.clone());
+        let (daemon, permits) = DaemonThread::start(address, settings(&setup), clock).await?;
+        if !observer.daemon_ready(START).await {
+            return Err(Error::from("the daemon shows no state"));
+        }
+        let pollers: Vec<_> =
+            buses.iter().filter_map(|bus| Poller::start(Arc::clone(bus), &permits, setup.gate)).collect();
+        if pollers.len() != BUSES.len() {
+            return Err(Error::from("the daemon has no permits for the DIMM buses"));
+        }
+        timeline.head();
+        Ok(Self {
+            pollers,
+            daemon,
+            requests,
+            host,
+            power,
+            ipmid,
+            systemd,
+            observer,
+            timeline,
+            setup,
+            clock,
+            buses,
+            quiet: Quiet::default(),
+            performed: Performed::off(),
+            power_signal: Instant::now(),
+            tally: Tally::default(),
+            tasks,
+            bus,
+        })
+    }
+
+    /// Where the board's D-Bus listens.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        self.bus.address()
+    }
+
+    /// The daemon as D-Bus shows it.
+    #[must_use]
+    pub fn observer(&self) -> &Observer {
+        &self.observer
+    }
+
+    /// The KCS interface to the BMC.
+    #[must_use]
+    pub fn ipmid(&self) -> &Ipmid {
+        &self.ipmid
+    }
+
+    /// The board's systemd.
+    #[must_use]
+    pub fn systemd(&self) -> &Systemd {
+        &self.systemd
+    }
+
+    /// The power service.
+    #[must_use]
+    pub fn power(&self) -> &PowerControl {
+        &self.power
+    }
+
+    /// The requested transitions that clients wrote.
+    pub fn requests(&mut self) -> &mut mpsc::UnboundedReceiver<Written> {
+        &mut self.requests
+    }
+
+    /// Whether anything but the host itself can tell that this boot begins before UEFI reads the SPDs,
+    /// and nobody opens the gate with a false report (design 3.2, last paragraph).
+    #[must_use]
+    pub fn protectable(&self, way: Way) -> bool {
+        match way {
+            // A trusted POST status keeps the gate closed whatever anybody reports.
+            Way::AdminSetsS0 => self.setup.evidence.post_complete_trusted,
+            Way::WarmReset => self.setup.firmware.reports_first() || self.power.shows_warm_reset(),
+            Way::PowerOn
+            | Way::OsShutdown
+            | Way::SlowOsShutdown
+            | Way::PowerCycle
+            | Way::ShortCycle
+            | Way::DcLoss
+            | Way::ForcedOff
+            | Way::ResetInPost
+            | Way::Hang => true,
+        }
+    }
+
+    /// Performs one boot and counts it. The host works at its end, except after a hang.
+    pub async fn boot(&mut self, way: Way) -> Result<()> {
+        let openings = self.openings();
+        self.leave(way).await?;
+        let spds = self.post(way).await?;
+        let reached_os = way != Way::Hang;
+        if reached_os {
+            self.reach_os().await?;
+            self.wait_for_the_gate(&openings).await;
+            sleep(self.clock, WORK).await;
+        } else {
+            self.wait_for_the_diagnosis().await;
+        }
+        self.count(way, &spds, reached_os, &openings);
+        Ok(())
+    }
+
+    /// Forces the host off. It stays off until the next boot, which is then a [`Way::PowerOn`].
+    pub async fn force_off(&mut self) -> Result<()> {
+        self.tell(Who::Power, "the power button is held");
+        let shown = self.power.forced_off().await?;
+        self.power_fell(shown);
+        self.tell(Who::Power, "chassis Off");
+        Ok(())
+    }
+
+    /// Forgets the transfers since the last boot.
+    pub fn forget_transfers(&self) {
+        for bus in &self.buses {
+            drop(bus.take_log());
+        }
+    }
+
+    /// Stops everything, and gives the counts.
+    pub async fn finish(mut self) -> Result<Tally> {
+        let unanswered = self.host.unanswered().await;
+        if unanswered != 0 {
+            self.tally.faults.push(format!("{unanswered} retried requests were not answered"));
+        }
+        let (seen, performed) = (self.observer.seen(), self.performed);
+        self.tally.inferred_s5 = Count { seen: seen.inferred_s5, performed: performed.inferred_s5 };
+        self.tally.warm_resets = Count { seen: seen.warm_resets, performed: performed.warm_resets };
+        self.pollers.clear();
+        self.daemon.stop().await?;
+        self.tasks.shutdown().await;
+        Ok(self.tally)
+    }
+
+    /// From the state the host is in to its reset vector, with the power on.
+    async fn leave(&mut self, way: Way) -> Result<()> {
+        match way {
+            Way::PowerOn => self.press_button("the power button").await,
+            Way::OsShutdown => self.shut_down("the power falls at once", millis(200)).await,
+            Way::SlowOsShutdown => self.shut_down("the power takes 3 s to fall", secs(3)).await,
+            Way::PowerCycle | Way::ResetInPost | Way::Hang | Way::AdminSetsS0 => {
+                self.tell(Who::Power, "an operator cycles the power; the host cannot tell anybody");
+                let shown = self.power.power_cycle().await?;
+                self.power_fell(shown);
+                self.power_rose();
+                Ok(())
+            }
+            Way::ShortCycle => {
+                self.tell(Who::Power, "the host cycles its power, off for 0.3 s, and tells nobody");
+                let shown = self.power.host_power_cycle(millis(300)).await?;
+                self.power_fell(shown);
+                self.power_rose();
+                Ok(())
+            }
+            Way::DcLoss => {
+                self.tell(Who::Power, "DC power is lost");
+                let shown = self.power.dc_lost().await?;
+                self.power_fell(shown);
+                sleep(self.clock, OFF).await;
+                self.press_button("DC power is back, and the power button").await
+            }
+            Way::ForcedOff => {
+                self.force_off().await?;
+                sleep(self.clock, OFF).await;
+                self.press_button("the power button").await
+            }
+            Way::WarmReset => self.warm_reset().await,
+        }
+    }
+
+    async fn press_button(&mut self, what: &str) -> Result<()> {
+        self.tell(Who::Power, what);
+        self.power.power_on().await?;
+        self.power_rose();
+        self.tell(Who::Power, "host Running, chassis On");
+        Ok(())
+    }
+
+    async fn shut_down(&mut self, how: &str, rails: Duration) -> Result<()> {
+        self.tell(Who::Host, &format!("the operating system shuts down; {how}"));
+        if self.setup.firmware.reports(Report::S5) {
+            let answer = self.report(Report::S5).await;
+            self.quiet.from(answer.at);
+            sleep(self.clock, SMM).await;
+        }
+        self.observer.host_is_silent();
+        let shown = self.power.os_shutdown(rails).await?;
+        self.power_fell(shown);
+        self.tell(Who::Power, "chassis Off");
+        sleep(self.clock, OFF).await;
+        self.press_button("the power button").await
+    }
+
+    async fn warm_reset(&mut self) -> Result<()> {
+        self.observer.host_is_silent();
+        let shown = self.power.warm_reset().await?;
+        if let Some(shown) = shown {
+            self.tell(Who::Power, "the host resets: Off and Running again, the chassis stays On");
+            self.quiet.from(shown + REACTION);
+        } else {
+            self.tell(Who::Power, "the host resets, and nothing on D-Bus shows it");
+        }
+        self.power_signal = Instant::now();
+        // A kind that reports S2, early or late, shows it; another is seen only by the signal.
+        if shown.is_some() || self.setup.firmware.reports(Report::S2) {
+            self.performed.warm_resets += 1;
+        }
+        Ok(())
+    }
+
+    /// The power is gone, as `shown` on D-Bus.
+    fn power_fell(&mut self, shown: Instant) {
+        self.observer.host_is_silent();
+        self.performed.power_lost();
+        self.quiet.from(shown + REACTION);
+    }
+
+    fn power_rose(&mut self) {
+        self.power_signal = Instant::now();
+        if self.setup.evidence.s2_from_power_on {
+            self.performed.host_says_off(false);
+        }
+    }
+
+    /// UEFI, up to the last SPD it reads. The DIMMs that any pass did without are missing.
+    async fn post(&mut self, way: Way) -> Result<Spds> {
+        let mut spds = self.initialise_memory().await?;
+        if way == Way::ResetInPost {
+            sleep(self.clock, secs(2)).await;
+            self.tell(Who::Host, "UEFI resets itself, and nothing on D-Bus shows it");
+            let again = self.initialise_memory().await?;
+            spds.missing.extend(again.missing);
+        }
+        if way == Way::AdminSetsS0 {
+            sleep(self.clock, secs(1)).await;
+            self.administrator_sets_s0().await;
+            // Longer than the daemon's settle.
+            sleep(self.clock, self.setup.timing.settle + secs(10)).await;
+            self.tell(Who::Host, "UEFI trains the memory again");
+            let again = self.read_spds().await?;
+            spds.missing.extend(again.missing);
+        }
+        Ok(spds)
+    }
+
+    async fn initialise_memory(&mut self) -> Result<Spds> {
+        sleep(self.clock, EARLY_INIT).await;
+        let firmware = self.setup.firmware;
+        if firmware.reports_first() {
+            // Its reads begin at once when the answer is there.
+            self.report_s2().await;
+            return self.read_spds().await;
+        }
+        tokio::time::sleep_until((self.power_signal + EARLIEST_SPD).into()).await;
+        let spds = self.read_spds().await?;
+        if firmware.reports(Report::S2) {
+            self.report_s2().await;
+        }
+        Ok(spds)
+    }
+
+    async fn report_s2(&mut self) {
+        let answer = self.report(Report::S2).await;
+        self.quiet.from(answer.at);
+        self.tally.acks.push(answer.took);
+    }
+
+    async fn read_spds(&mut self) -> Result<Spds> {
+        let spds = self.host.read_spds().await?;
+        self.quiet.from(spds.first);
+        let found = DIMMS_INSTALLED - spds.missing.len();
+        let mut text = format!("UEFI reads the SPDs: {found} of {DIMMS_INSTALLED} DIMMs");
+        if !spds.missing.is_empty() {
+            text.push_str(" - MEMORY LOST");
+        }
+        self.tell(Who::Host, &text);
+        Ok(spds)
+    }
+
+    async fn administrator_sets_s0(&mut self) {
+        self.tell(Who::Other, "an administrator sets S0 over the network, in the middle of POST");
+        self.observer.host_says(Report::S0);
+        let [system, device] = Report::S0.bytes();
+        let response = self.ipmid.request(&[SET_ACPI_POWER_STATE, system, device]).await;
+        if response.first() != Some(&cc::OK) {
+            self.tally.faults.push("the administrator's S0 was refused".into());
+        }
+    }
+
+    /// The rest of POST, until the operating system runs.
+    async fn reach_os(&mut self) -> Result<()> {
+        sleep(self.clock, REST_OF_POST).await;
+        if self.setup.firmware == Firmware::N {
+            // Nothing follows that anybody could see.
+            self.tell(Who::Host, "POST is complete, the operating system boots");
+            self.quiet.until(Instant::now());
+            self.performed.host_says_off(false);
+            return self.power.post_complete().await;
+        }
+        self.power.post_complete().await?;
+        sleep(self.clock, BOOT_LOADER).await;
+        self.quiet.until(Instant::now());
+        self.report(Report::S0).await;
+        Ok(())
+    }
+
+    async fn report(&mut self, report: Report) -> Answer {
+        self.observer.host_says(report);
+        self.performed.host_says_off(report == Report::S5);
+        let answer = self.host.report(report).await;
+        let [system, device] = report.bytes();
+        self.tell(
+            Who::Host,
+            &format!(
+                "reports {} (IPMI 06h 06h, {system:02x} {device:02x}): {:02x}h after {:.1} ms",
+                report.name(),
+                answer.code,
+                answer.took.as_secs_f64() * 1e3
+            ),
+        );
+        if answer.code != cc::OK {
+            let fault = format!("the report of {} was answered with {:02x}h", report.name(), answer.code);
+            self.tally.faults.push(fault);
+        }
+        answer
+    }
+
+    /// Per poller, how often it was granted a permit after a refusal.
+    fn openings(&self) -> Vec<u64> {
+        self.pollers.iter().map(Poller::openings).collect()
+    }
+
+    async fn wait_for_the_gate(&self, before: &[u64]) {
+        let (real, virt) = OPENING;
+        let limit = Instant::now() + real + virt / self.clock.speed();
+        while self.openings().iter().zip(before).any(|(now, before)| now == before) && Instant::now() < limit
+        {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn wait_for_the_diagnosis(&mut self) {
+        self.tell(Who::Host, "UEFI hangs");
+        let limit = START + (self.setup.timing.deadline + secs(10)) / self.clock.speed();
+        if !self.observer.wait(limit, |view| view.diagnoses.iter().any(|name| name == "StuckInPost")).await {
+            self.tally.faults.push("a hang in POST was not diagnosed".into());
+        }
+    }
+
+    fn count(&mut self, way: Way, spds: &Spds, reached_os: bool, before: &[u64]) {
+        let protected = self.protectable(way);
+        let (mut closed, mut open) = (0, 0);
+        for transfer in self.buses.iter().flat_map(|bus| bus.take_log()) {
+            if transfer.master == Master::Bmc {
+                *(if self.quiet.broken_by(&transfer) { &mut closed } else { &mut open }) += 1;
+            }
+        }
+        let opens: Vec<u64> = self.openings().iter().zip(before).map(|(now, before)| now - before).collect();
+        let missing = u64::from(!spds.missing.is_empty());
+        let tally = &mut self.tally;
+        if protected {
+            tally.boots += 1;
+            tally.reached_os += u64::from(reached_os);
+            tally.boots_with_missing_dimms += missing;
+            tally.transfers_while_closed += closed;
+            tally.bmc_transfers_open += open;
+            let most = opens.iter().copied().max().unwrap_or_default();
+            tally.gate_opens += most;
+            if opens.iter().any(|n| *n != most) {
+                tally.faults.push(format!("{way}: the gate opened {opens:?} times on the buses"));
+            }
+        } else {
+            tally.unprotectable_boots += 1;
+            tally.unprotectable_missing += missing;
+        }
+        let number = tally.boots + tally.unprotectable_boots;
+        let found = DIMMS_INSTALLED.saturating_sub(spds.missing.len());
+        let note = if protected { "" } else { " (nobody can protect this one)" };
+        self.timeline.boot(&format!(
+            "  boot {number:>3}, firmware {:<7} {way}{note}: {found} of {DIMMS_INSTALLED} DIMMs, \
+             BMC transfers: {closed} while the bus was the host's, {open} otherwise",
+            self.setup.firmware.name()
+        ));
+    }
+
+    fn tell(&self, who: Who, what: &str) {
+        self.timeline.row(who, what);
+    }
+}
+
+fn settings(setup: &Setup) -> Settings {
+    let mut host = HostSettings::new(0);
+    host.evidence = setup.evidence;
+    host.timing = setup.timing;
+    host.has_dimms = true;
+    let buses = BUSES.map(|bus| Bus { bus, hosts: vec![0] }).into();
+    Settings { hosts: vec![host], buses }
+}
+
+/// The real daemon, on a thread with a runtime and a connection of its own.
+#[derive(Debug)]
+struct DaemonThread {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<Result<()>>>,
+}
+
+impl DaemonThread {
+    async fn start(address: &str, settings: Settings, clock: Clock) -> Result<(Self, Permits)> {
+        let (stop, stopped) = oneshot::channel();
+        let (to_board, permits) = oneshot::channel();
+        let address = address.to_owned();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let connection = connect(&address).await?;
+                let daemon = Daemon::new(settings, clock, connection, Supervisor::silent());
+                if to_board.send(daemon.permits()).is_err() {
+                    return Err(Error::from("the board is gone"));
+                }
+                // A board that is dropped stops its daemon as well.
+                daemon.run(async move { drop(stopped.await) }).await?;
+                Ok(())
+            })
+        });
+        let permits = permits.await.map_err(|_| Error::from("the daemon did not start"))?;
+        Ok((Self { stop: Some(stop), thread: Some(thread) }, permits))
+    }
+
+    /// Stops it, and says what it died of if it did before.
+    async fn stop(&mut self) -> Result<()> {
+        // What it stops for is that the other end is gone.
+        drop(self.stop.take());
+        let Some(thread) = self.thread.take() else { return Ok(()) };
+        // Joined elsewhere: the daemon may still be calling the board's services.
+        match tokio::task::spawn_blocking(|| thread.join()).await? {
+            Ok(ended) => ended,
+            Err(_) => Err(Error::from("the daemon panicked")),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A double of phosphor-host-ipmid for the ACPI power state commands, `NetFn` 06h.
+//!
+//! It makes exactly the D-Bus calls of the real one (contract 1.1), and has its own table of the
+//! states, so that the daemon's is tested against it.
+
+use zbus::{Connection, OwnedVariant, Variant};
+
+use crate::{
+    Result,
+    mapper::{self, SubTree},
+    objects::{PROPERTIES, connect},
+};
+
+/// The interface ipmid looks for.
+pub const INTERFACE: &str = "xyz.openbmc_project.Control.Power.ACPIPowerState";
+/// Set ACPI Power State.
+pub const SET_ACPI_POWER_STATE: u8 = 0x06;
+/// Get ACPI Power State.
+pub const GET_ACPI_POWER_STATE: u8 = 0x07;
+
+/// Completion codes of IPMI 2.0 table 5-2.
+pub mod cc {
+    /// Completed normally.
+    pub const OK: u8 = 0x00;
+    /// Invalid command.
+    pub const INVALID_COMMAND: u8 = 0xc1;
+    /// Request data length invalid.
+    pub const LENGTH: u8 = 0xc7;
+    /// Parameter out of range.
+    pub const OUT_OF_RANGE: u8 = 0xc9;
+    /// Unspecified error.
+    pub const UNSPECIFIED: u8 = 0xff;
+}
+
+/// The states by their IPMI code (apphandler.cpp:227-262).
+const STATES: [(u8, &str); 14] = [
+    (0x00, "S0_G0_D0"),
+    (0x01, "S1_D1"),
+    (0x02, "S2_D2"),
+    (0x03, "S3_D3"),
+    (0x04, "S4"),
+    (0x05, "S5_G2"),
+    (0x06, "S4_S5"),
+    (0x07, "G3"),
+    (0x08, "SLEEP"),
+    (0x09, "G1_SLEEP"),
+    (0x0a, "OVERRIDE"),
+    (0x20, "LEGACY_ON"),
+    (0x21, "LEGACY_OFF"),
+    (0x2a, "Unknown"),
+];
+const ENUM: &str = "xyz.openbmc_project.Control.Power.ACPIPowerState.ACPI.";
+const CHANGE: u8 = 0x80;
+const NO_CHANGE: u8 = 0x7f;
+
+/// The service, as the KCS interface reaches it.
+#[derive(Clone, Debug)]
+pub struct Ipmid {
+    connection: Connection,
+}
+
+impl Ipmid {
+    /// An ipmid on the bus at `address`.
+    pub async fn start(address: &str) -> Result<Self> {
+        Ok(Self { connection: connect(address).await? })
+    }
+
+    /// Performs a request of `NetFn` 06h, command and data, and returns the completion code and data.
+    pub async fn request(&self, request: &[u8]) -> Vec<u8> {
+        match *request {
+            [SET_ACPI_POWER_STATE, system, device] => vec![self.set(system, device).await],
+            [GET_ACPI_POWER_STATE] => self.get().await,
+            [SET_ACPI_POWER_STATE | GET_ACPI_POWER_STATE, ..] => vec![cc::LENGTH],
+            _ => vec![cc::INVALID_COMMAND],
+        }
+    }
+
+    /// System first, then device; a failed system byte leaves the device alone.
+    async fn set(&self, system: u8, device: u8) -> u8 {
+        let any = |_| true;
+        let device_codes = |code| code <= 0x03 || code == 0x2a;
+        match self.set_one(system, "SysACPIStatus", any).await {
+            cc::OK => self.set_one(device, "DevACPIStatus", device_codes).await,
+            failed => failed,
+        }
+    }
+
+    async fn set_one(&self, byte: u8, property: &str, valid: fn(u8) -> bool) -> u8 {
+        let code = byte & !CHANGE;
+        if byte & CHANGE == 0 || code == NO_CHANGE {
+            return cc::OK;
+        }
+        let Some((_, name)) = STATES.into_iter().find(|(c, _)| *c == code && valid(code)) else {
+            return cc::OUT_OF_RANGE;
+        };
+        let Some((path, service)) = self.find().await else {
+            return cc::UNSPECIFIED;
+        };
+        let body = (INTERFACE, property, Variant::from(format!("{ENUM}{name}")));
+        let set = self.connection.call_method(
+            Some(service.as_str()),
+            path.as_str(),
+            Some(PROPERTIES),
+            "Set",
+            &body,
+        );
+        if set.await.is_ok() { cc::OK } else { cc::UNSPECIFIED }
+    }
+
+    async fn get(&self) -> Vec<u8> {
+        let Some((path, service)) = self.find().await else {
+            return vec![cc::UNSPECIFIED];
+        };
+        let mut response = vec![cc::OK];
+        for property in ["SysACPIStatus", "DevACPIStatus"] {
+            match self.get_one(&path, &service, property).await {
+                Some(code) => response.push(code),
+                None => return vec![cc::UNSPECIFIED],
+            }
+        }
+        response
+    }
+
+    async fn get_one(&self, path: &str, service: &str, property: &str) -> Option<u8> {
+        let body = (INTERFACE, property);
+        let get = self.connection.call_method(Some(service), path, Some(PROPERTIES), "Get", &body);
+        let value: OwnedVariant = get.await.ok()?.body().deserialize().ok()?;
+        let name = value.downcast_ref::<&str>().ok()?.strip_prefix(ENUM)?;
+        STATES.into_iter().find(|(_, n)| *n == name).map(|(code, _)| code)
+    }
+
+    /// Asks the mapper each time, as ipmid does: the lowest path, and there the lowest service.
+    async fn find(&self) -> Option<(String, String)> {
+        let body = ("/", 0_i32, vec![INTERFACE]);
+        let call = self.connection.call_method(
+            Some(mapper::NAME),
+            mapper::PATH,
+            Some(mapper::INTERFACE),
+            "GetSubTree",
+            &body,
+        );
+        let found: SubTree = call.await.ok()?.body().deserialize().ok()?;
+        let (path, services) = found.into_iter().next()?;
+        Some((path, services.into_keys().next()?))
+    }
+}

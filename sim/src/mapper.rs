@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A double of phosphor-objmgr's mapper: who serves which interface on which object.
+//!
+//! It introspects each well-known name from "/" down when the name gets an owner, and forgets it when
+//! the owner is gone (contract 1.6). Unique names and `org.freedesktop` names are left out. Objects
+//! that appear later are not followed: no service on this board has any.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use tokio::task::JoinSet;
+use zbus::{Connection, MatchRule, Message, MessageStream, message::Type, names::MemberName};
+
+use crate::{
+    Result, lock,
+    objects::{INVALID_ARGS, Methods, Objects, connect, next},
+};
+
+/// The mapper's bus name.
+pub const NAME: &str = "xyz.openbmc_project.ObjectMapper";
+/// Its object.
+pub const PATH: &str = "/xyz/openbmc_project/object_mapper";
+/// Its interface.
+pub const INTERFACE: &str = "xyz.openbmc_project.ObjectMapper";
+const NOT_FOUND: &str = "xyz.openbmc_project.Common.Error.ResourceNotFound";
+const DBUS: &str = "org.freedesktop.DBus";
+
+/// Interfaces by service, as `GetObject` gives them.
+pub type Services = BTreeMap<String, Vec<String>>;
+/// Services by path, as `GetSubTree` gives them. Both in byte order, as sdbusplus's maps are.
+pub type SubTree = BTreeMap<String, Services>;
+
+#[derive(Clone, Default)]
+struct Mapper {
+    objects: Arc<Mutex<SubTree>>,
+}
+
+/// Starts the mapper on the bus at `address`.
+pub async fn start(address: &str, tasks: &mut JoinSet<()>) -> Result<()> {
+    let connection = connect(address).await?;
+    let rule = MatchRule::builder()
+        .msg_type(Type::Signal)
+        .sender(DBUS)
+        .interface(DBUS)
+        .member("NameOwnerChanged")
+        .build()?;
+    let mut owners = MessageStream::for_match_rule(rule, &connection, None).await?;
+    let mapper = Mapper::default();
+    let objects = Objects::new(connection.clone(), None);
+    objects.add_interface(PATH, INTERFACE);
+    objects.serve(mapper.clone(), tasks);
+    connection.request_name(NAME).await?;
+    tasks.spawn(async move {
+        let bus = connection.call_method(Some(DBUS), "/org/freedesktop/DBus", Some(DBUS), "ListNames", &());
+        let names = bus.await.and_then(|reply| reply.body().deserialize::<Vec<String>>());
+        for name in names.unwrap_or_default() {
+            mapper.owner_changed(&connection, &name, true).await;
+        }
+        while let Some(signal) = next(&mut owners).await {
+            let body = signal.body();
+            if let Ok((name, _, new)) = body.deserialize::<(&str, &str, &str)>() {
+                mapper.owner_changed(&connection, name, !new.is_empty()).await;
+            }
+        }
+    });
+    Ok(())
+}
+
+impl Mapper {
+    async fn owner_changed(&self, connection: &Connection, name: &str, owned: bool) {
+        if name.starts_with(':') || name.starts_with("org.freedesktop") {
+            return;
+        }
+        lock(&self.objects).retain(|_, services| {
+            services.remove(name);
+            !services.is_empty()
+        });
+        if owned {
+            self.introspect(connection, name).await;
+        }
+    }
+
+    async fn introspect(&self, connection: &Connection, name: &str) {
+        let mut todo = vec!["/".to_owned()];
+        while let Some(path) = todo.pop() {
+            let reply = connection
+                .call_method(
+                    Some(name),
+                    path.as_str(),
+                    Some("org.freedesktop.DBus.Introspectable"),
+                    "Introspect",
+                    &(),
+                )
+                .await;
+            // A service that goes away meanwhile is told by the next NameOwnerChanged.
+            let Ok(reply) = reply else { return };
+            let body = reply.body();
+            let Ok(xml) = body.deserialize::<&str>() else { return };
+            let interfaces: Vec<String> = elements(xml, "<interface name=\"")
+                .filter(|interface| !interface.starts_with("org.freedesktop.DBus."))
+                .map(ToOwned::to_owned)
+                .collect();
+            todo.extend(
+                elements(xml, "<node name=\"").map(|child| format!("{}/{child}", path.trim_end_matches('/'))),
+            );
+            if !interfaces.is_empty() {
+                lock(&self.objects).entry(path).or_default().insert(name.to_owned(), interfaces);
+            }
+        }
+    }
+
+    /// The objects at and below `root`, at most `depth` levels below if that is not 0, with those of
+    /// `wanted` interfaces that they have; with any if none is wanted.
+    fn sub_tree(&self, root: &str, depth: usize, wanted: &[&str]) -> SubTree {
+        let prefix = root.trim_end_matches('/');
+        let mut found = SubTree::new();
+        for (path, services) in &*lock(&self.objects) {
+            let Some(below) = path.strip_prefix(prefix) else { continue };
+            let levels = below.matches('/').count();
+            if !(below.is_empty() || below.starts_with('/')) || (depth != 0 && levels > depth) {
+                continue;
+            }
+            let services = filter(services, wanted);
+            if !services.is_empty() {
+                found.insert(path.clone(), services);
+            }
+        }
+        found
+    }
+}
+
+impl Methods for Mapper {
+    async fn call(&self, connection: &Connection, call: &Message) -> zbus::Result<bool> {
+        let header = call.header();
+        let body = call.body();
+        match header.member().map(MemberName::as_str) {
+            Some("GetSubTree") => {
+                let Ok((root, depth, wanted)) = body.deserialize::<(&str, i32, Vec<&str>)>() else {
+                    connection.reply_error(&header, INVALID_ARGS, &"").await?;
+                    return Ok(true);
+                };
+                let depth = usize::try_from(depth).unwrap_or(0);
+                connection.reply(&header, &self.sub_tree(root, depth, &wanted)).await?;
+            }
+            Some("GetObject") => {
+                let Ok((path, wanted)) = body.deserialize::<(&str, Vec<&str>)>() else {
+                    connection.reply_error(&header, INVALID_ARGS, &"").await?;
+                    return Ok(true);
+                };
+                let found = lock(&self.objects).get(path).map(|services| filter(services, &wanted));
+                match found.filter(|services| !services.is_empty()) {
+                    Some(services) => connection.reply(&header, &services).await?,
+                    None => connection.reply_error(&header, NOT_FOUND, &"").await?,
+                }
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+fn filter(services: &Services, wanted: &[&str]) -> Services {
+    services
+        .iter()
+        .filter(|(_, has)| wanted.is_empty() || has.iter().any(|i| wanted.contains(&i.as_str())))
+        .map(|(service, has)| (service.clone(), has.clone()))
+        .collect()
+}
+
+/// The names in introspection data that follow `start`. Introspection is machine written: every
+/// service here and sd-bus put the name first.
+fn elements<'a>(xml: &'a str, start: &'a str) -> impl Iterator<Item = &'a str> {
+    xml.match_indices(start)
+        .filter_map(move |(at, _)| xml.get(at + start.len()..)?.split('"').next())
+        .filter(|name| !name.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_in_introspection_data() {
+        let xml = "<node name=\"\"><interface name=\"a.b\"><property name=\"x\"/></interface>\n<node name=\"c\"/></node>";
+        assert_eq!(elements(xml, "<interface name=\"").collect::<Vec<_>>(), ["a.b"]);
+        assert_eq!(elements(xml, "<node name=\"").collect::<Vec<_>>(), ["c"]);
+    }
+
+    #[test]
+    fn a_sub_tree_is_limited_by_root_depth_and_interface() {
+        let mapper = Mapper::default();
+        for (path, interface) in [("/a", "i.A"), ("/a/b", "i.B"), ("/a/b/c", "i.B"), ("/ab", "i.B")] {
+            let services = Services::from([("s".to_owned(), vec![interface.to_owned()])]);
+            lock(&mapper.objects).insert(path.to_owned(), services);
+        }
+        let paths = |root, depth, wanted: &[&str]| {
+            mapper.sub_tree(root, depth, wanted).into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!(paths("/", 0, &[]), ["/a", "/a/b", "/a/b/c", "/ab"]);
+        assert_eq!(paths("/", 1, &[]), ["/a", "/ab"]);
+        assert_eq!(paths("/a", 0, &["i.B"]), ["/a/b", "/a/b/c"]);
+    }
+}

@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Doubles of the power services: x86-power-control, and phosphor-state-manager (PSM) where it
+//! differs. Names, objects, permissions and the order of signals are those of contract 2.1 and 2.2.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use acpi_stated::shell::clock::Clock;
+use tokio::{sync::mpsc, task::JoinSet};
+
+use crate::{
+    Result,
+    clock::{millis, secs, sleep},
+    objects::{NoMethods, Objects, Written, connect},
+};
+
+/// Which service has the power, and what it shows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flavour {
+    /// x86-power-control; with `PostComplete` configured it shows the OS status, and sees a warm reset
+    /// by the fall of that line. Without it, a warm reset changes nothing on D-Bus.
+    X86 {
+        /// `PostComplete` is configured.
+        post_complete: bool,
+    },
+    /// phosphor-state-manager, built with warm reboot.
+    Psm,
+}
+
+const HOST_PATH: &str = "/xyz/openbmc_project/state/host0";
+const HOST: &str = "xyz.openbmc_project.State.Host";
+const CHASSIS_PATH: &str = "/xyz/openbmc_project/state/chassis0";
+const CHASSIS: &str = "xyz.openbmc_project.State.Chassis";
+const OS: &str = "xyz.openbmc_project.State.OperatingSystem.Status";
+const PROGRESS: &str = "xyz.openbmc_project.State.Boot.Progress";
+
+const RUNNING: &str = "xyz.openbmc_project.State.Host.HostState.Running";
+const HOST_OFF: &str = "xyz.openbmc_project.State.Host.HostState.Off";
+const ON: &str = "xyz.openbmc_project.State.Chassis.PowerState.On";
+const OFF: &str = "xyz.openbmc_project.State.Chassis.PowerState.Off";
+const STANDBY: &str = "xyz.openbmc_project.State.OperatingSystem.Status.OSStatus.Standby";
+const INACTIVE: &str = "xyz.openbmc_project.State.OperatingSystem.Status.OSStatus.Inactive";
+const UNSPECIFIED: &str = "xyz.openbmc_project.State.Boot.Progress.ProgressStages.Unspecified";
+
+/// `WarmResetCheckMs`: how long a fall of POST complete may still be a warm reset.
+const WARM_RESET_CHECK: Duration = millis(500);
+/// `PowerCycleMs`: how long a power cycle stays off.
+const POWER_CYCLE: Duration = secs(5);
+/// How long the power button is held for a forced off; `ForceOffPulseMs` is at most 15 s.
+const FORCE_OFF: Duration = secs(6);
+/// From the power button to power good.
+const POWER_OK: Duration = secs(1);
+/// How fast the rails fall once the platform is told to switch off.
+const RAILS_FALL: Duration = millis(200);
+/// From the stop of PSM's host target to its start in a warm reboot.
+const HOST_RESTART: Duration = secs(2);
+
+/// The power service of host 0.
+#[derive(Clone, Debug)]
+pub struct PowerControl {
+    flavour: Flavour,
+    clock: Clock,
+    host: Objects,
+    chassis: Objects,
+}
+
+impl PowerControl {
+    /// Starts the service on the bus at `address`, everything off. Requested transitions go to
+    /// `requests`.
+    pub async fn start(
+        address: &str,
+        flavour: Flavour,
+        clock: Clock,
+        requests: mpsc::UnboundedSender<Written>,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<Self> {
+        let host = Objects::new(connect(address).await?, Some(requests.clone()));
+        // x86-power-control has all on one connection, PSM a process for each.
+        let chassis = match flavour {
+            Flavour::X86 { .. } => host.clone(),
+            Flavour::Psm => Objects::new(connect(address).await?, Some(requests)),
+        };
+        let power = Self { flavour, clock, host, chassis };
+        power.add_objects()?;
+        power.host.serve(NoMethods, tasks);
+        let (host, chassis) = (power.host.connection(), power.chassis.connection());
+        for name in ["xyz.openbmc_project.State.Host0", HOST] {
+            host.request_name(name).await?;
+        }
+        if flavour == Flavour::Psm {
+            power.chassis.serve(NoMethods, tasks);
+        } else {
+            for name in
+                ["xyz.openbmc_project.State.OperatingSystem0", "xyz.openbmc_project.State.OperatingSystem"]
+            {
+                host.request_name(name).await?;
+            }
+        }
+        for name in ["xyz.openbmc_project.State.Chassis0", CHASSIS] {
+            chassis.request_name(name).await?;
+        }
+        Ok(power)
+    }
+
+    fn add_objects(&self) -> Result<()> {
+        // PSM's properties carry no readonly flag (contract 2.1).
+        let psm = self.flavour == Flavour::Psm;
+        let no_transition = "xyz.openbmc_project.State.Host.Transition.Off";
+        self.host.add(HOST_PATH, HOST, "CurrentHostState", HOST_OFF, psm)?;
+        self.host.add(HOST_PATH, HOST, "RequestedHostTransition", no_transition, true)?;
+        let no_transition = "xyz.openbmc_project.State.Chassis.Transition.Off";
+        self.chassis.add(CHASSIS_PATH, CHASSIS, "CurrentPowerState", OFF, psm)?;
+        self.chassis.add(CHASSIS_PATH, CHASSIS, "RequestedPowerTransition", no_transition, true)?;
+        self.chassis.add(CHASSIS_PATH, CHASSIS, "LastStateChangeTime", 0_u64, psm)?;
+        if psm {
+            self.host.add(HOST_PATH, PROGRESS, "BootProgress", UNSPECIFIED, true)?;
+            self.host.add(HOST_PATH, PROGRESS, "BootProgressLastUpdate", 0_u64, true)?;
+            self.host.add(HOST_PATH, OS, "OperatingSystemState", INACTIVE, true)?;
+            let attempts = "xyz.openbmc_project.Control.Boot.RebootAttempts";
+            self.host.add(HOST_PATH, attempts, "AttemptsLeft", 3_u32, true)?;
+        } else if self.flavour == (Flavour::X86 { post_complete: true }) {
+            self.host.add(HOST_PATH, OS, "OperatingSystemState", INACTIVE, false)?;
+            let cause = "xyz.openbmc_project.State.Host.RestartCause.Unknown";
+            self.host.add(
+                "/xyz/openbmc_project/control/host0/restart_cause",
+                "xyz.openbmc_project.Control.Host.RestartCause",
+                "RestartCause",
+                cause,
+                false,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Whether a warm reset after POST changes anything on D-Bus.
+    #[must_use]
+    pub fn shows_warm_reset(&self) -> bool {
+        self.flavour != (Flavour::X86 { post_complete: false })
+    }
+
+    /// The power button, from off.
+    pub async fn power_on(&self) -> Result<()> {
+        // waitForPowerOK shows itself only here.
+        self.state_changed().await?;
+        sleep(self.clock, POWER_OK).await;
+        self.rails_rise().await
+    }
+
+    /// UEFI hands over to the operating system, and asserts POST complete.
+    pub async fn post_complete(&self) -> Result<()> {
+        if self.flavour == (Flavour::X86 { post_complete: true }) {
+            self.os(STANDBY).await?;
+        }
+        Ok(())
+    }
+
+    /// The host shuts itself down; its rails fall `rails` later. Returns when D-Bus first showed it.
+    pub async fn os_shutdown(&self, rails: Duration) -> Result<Instant> {
+        if self.flavour != (Flavour::X86 { post_complete: true }) {
+            sleep(self.clock, rails).await;
+            return self.rails_fall().await;
+        }
+        // POST complete falls: checkForWarmReset.
+        self.host_state(HOST_OFF).await?;
+        let shown = Instant::now();
+        self.os(INACTIVE).await?;
+        sleep(self.clock, rails.min(WARM_RESET_CHECK)).await;
+        if rails > WARM_RESET_CHECK {
+            // It looks like a warm reset until the power really goes.
+            self.host_state(RUNNING).await?;
+            sleep(self.clock, rails.saturating_sub(WARM_RESET_CHECK)).await;
+        }
+        self.rails_fall().await?;
+        Ok(shown)
+    }
+
+    /// The power button is held. Returns when D-Bus first showed it.
+    pub async fn forced_off(&self) -> Result<Instant> {
+        if self.flavour == Flavour::Psm {
+            return self.rails_fall().await;
+        }
+        self.host_state(HOST_OFF).await?;
+        let shown = Instant::now();
+        sleep(self.clock, FORCE_OFF).await;
+        self.rails_fall().await?;
+        Ok(shown)
+    }
+
+    /// An operator's power cycle. Returns when D-Bus first showed it.
+    pub async fn power_cycle(&self) -> Result<Instant> {
+        let mut shown = None;
+        if self.flavour != Flavour::Psm {
+            self.host_state(HOST_OFF).await?;
+            shown = Some(Instant::now());
+            sleep(self.clock, RAILS_FALL).await;
+        }
+        let fell = self.rails_fall().await?;
+        sleep(self.clock, POWER_CYCLE).await;
+        self.rails_rise().await?;
+        Ok(shown.unwrap_or(fell))
+    }
+
+    /// A cycle that the host itself asks for, with the power off for `off` only. Returns when D-Bus
+    /// first showed it.
+    pub async fn host_power_cycle(&self, off: Duration) -> Result<Instant> {
+        let shown = self.os_shutdown(RAILS_FALL).await?;
+        sleep(self.clock, off).await;
+        self.rails_rise().await?;
+        Ok(shown)
+    }
+
+    /// DC power is lost without warning. Returns when D-Bus showed it.
+    pub async fn dc_lost(&self) -> Result<Instant> {
+        self.rails_fall().await
+    }
+
+    /// The host resets after POST with its power on. Returns when D-Bus first showed it, if it did.
+    pub async fn warm_reset(&self) -> Result<Option<Instant>> {
+        if !self.shows_warm_reset() {
+            return Ok(None);
+        }
+        self.host_state(HOST_OFF).await?;
+        let shown = Instant::now();
+        self.host_is_off().await?;
+        let off = if self.flavour == Flavour::Psm { HOST_RESTART } else { WARM_RESET_CHECK };
+        sleep(self.clock, off).await;
+        self.host_state(RUNNING).await?;
+        Ok(Some(shown))
+    }
+
+    async fn rails_rise(&self) -> Result<()> {
+        if self.flavour == Flavour::Psm {
+            self.chassis_state(ON).await?;
+            self.state_changed().await?;
+            return self.host_state(RUNNING).await;
+        }
+        self.host_state(RUNNING).await?;
+        self.chassis_state(ON).await?;
+        self.state_changed().await
+    }
+
+    async fn rails_fall(&self) -> Result<Instant> {
+        let shown;
+        if self.flavour == Flavour::Psm {
+            // obmc-host-stop@ comes after obmc-chassis-poweroff@.
+            self.chassis_state(OFF).await?;
+            shown = Instant::now();
+            self.state_changed().await?;
+            self.host_state(HOST_OFF).await?;
+        } else {
+            self.host_state(HOST_OFF).await?;
+            self.chassis_state(OFF).await?;
+            shown = Instant::now();
+            self.state_changed().await?;
+        }
+        self.host_is_off().await?;
+        Ok(shown)
+    }
+
+    /// What follows from a host that is off.
+    async fn host_is_off(&self) -> Result<()> {
+        if self.flavour == Flavour::Psm {
+            self.host.set(HOST_PATH, PROGRESS, "BootProgress", UNSPECIFIED).await?;
+        }
+        self.os(INACTIVE).await
+    }
+
+    async fn host_state(&self, state: &'static str) -> Result<()> {
+        Ok(self.host.set(HOST_PATH, HOST, "CurrentHostState", state).await?)
+    }
+
+    async fn chassis_state(&self, state: &'static str) -> Result<()> {
+        Ok(self.chassis.set(CHASSIS_PATH, CHASSIS, "CurrentPowerState", state).await?)
+    }
+
+    /// Does nothing where the service shows no OS status.
+    async fn os(&self, state: &'static str) -> Result<()> {
+        Ok(self.host.set(HOST_PATH, OS, "OperatingSystemState", state).await?)
+    }
+
+    async fn state_changed(&self) -> Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        Ok(self.chassis.set(CHASSIS_PATH, CHASSIS, "LastStateChangeTime", ms).await?)
+    }
+}

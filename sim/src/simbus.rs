@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+//! An I2C bus with DIMMs on it and two masters: the BMC, and the CPU on which UEFI runs.
+//!
+//! A transfer takes 0.45 ms of real time. A master that starts while another's transfer is under way
+//! is denied, as one that loses arbitration or finds the bus busy. Every transfer is logged: all that
+//! the board counts about its buses is counted from this log.
+
+use std::{
+    fmt,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::lock;
+
+/// How long one transfer takes, in real time: a word read at 100 kHz.
+pub const TRANSFER: Duration = Duration::from_micros(450);
+/// The DIMMs' addresses on each bus: of their SPDs as well as of their sensors, to the board.
+pub const DIMMS: [u32; 4] = [0x18, 0x19, 0x1a, 0x1b];
+
+/// Who transfers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Master {
+    /// The BMC's poller.
+    Bmc,
+    /// The host's firmware.
+    Uefi,
+}
+
+/// How a transfer ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// The master had the bus for itself.
+    Done,
+    /// The other master had the bus already.
+    Denied,
+}
+
+/// One line of the log.
+#[derive(Clone, Copy, Debug)]
+pub struct Transfer {
+    /// The device's address.
+    pub device: u32,
+    /// Who transferred.
+    pub master: Master,
+    /// When it began.
+    pub start: Instant,
+    /// When it was over; for a denied one, the same.
+    pub end: Instant,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// One bus.
+#[derive(Debug)]
+pub struct SimBus {
+    number: u32,
+    inner: Mutex<Inner>,
+    begun: [AtomicU64; 2],
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    holder: Option<Master>,
+    log: Vec<Transfer>,
+}
+
+impl SimBus {
+    /// A quiet bus with this Linux bus number.
+    #[must_use]
+    pub fn new(number: u32) -> Self {
+        Self { number, inner: Mutex::default(), begun: [AtomicU64::new(0), AtomicU64::new(0)] }
+    }
+
+    /// Its Linux bus number.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// One transfer; blocks as long as it takes.
+    pub fn transfer(&self, master: Master, device: u32) -> Outcome {
+        let start = Instant::now();
+        self.begun(master).fetch_add(1, Relaxed);
+        let free = {
+            let mut inner = lock(&self.inner);
+            let free = inner.holder.is_none();
+            if free {
+                inner.holder = Some(master);
+            } else {
+                inner.log.push(Transfer { device, master, start, end: start, outcome: Outcome::Denied });
+            }
+            free
+        };
+        if !free {
+            return Outcome::Denied;
+        }
+        thread::sleep(TRANSFER.saturating_sub(start.elapsed()));
+        let mut inner = lock(&self.inner);
+        inner.holder = None;
+        inner.log.push(Transfer { device, master, start, end: Instant::now(), outcome: Outcome::Done });
+        Outcome::Done
+    }
+
+    /// How many transfers this master has begun so far.
+    #[must_use]
+    pub fn count(&self, master: Master) -> u64 {
+        self.begun(master).load(Relaxed)
+    }
+
+    /// The log since it was last taken. A transfer that is under way is in the next one.
+    pub fn take_log(&self) -> Vec<Transfer> {
+        std::mem::take(&mut lock(&self.inner).log)
+    }
+
+    fn begun(&self, master: Master) -> &AtomicU64 {
+        let [bmc, uefi] = &self.begun;
+        match master {
+            Master::Bmc => bmc,
+            Master::Uefi => uefi,
+        }
+    }
+}
+
+impl fmt::Display for SimBus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "bus {}", self.number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_transfer_takes_its_time_and_is_logged() {
+        let bus = SimBus::new(3);
+        assert_eq!(bus.transfer(Master::Uefi, 0x18), Outcome::Done);
+        let log = bus.take_log();
+        assert_eq!(log.len(), 1);
+        assert_eq!((log[0].master, log[0].device, log[0].outcome), (Master::Uefi, 0x18, Outcome::Done));
+        assert!(log[0].end - log[0].start >= TRANSFER);
+        assert!(bus.take_log().is_empty());
+        assert_eq!((bus.count(Master::Uefi), bus.count(Master::Bmc)), (1, 0));
+    }
+
+    #[test]
+    fn a_second_master_is_denied_while_the_first_transfers_and_not_after() {
+        let bus = Arc::new(SimBus::new(3));
+        let first = {
+            let bus = Arc::clone(&bus);
+            thread::spawn(move || {
+                while bus.count(Master::Uefi) == 0 {
+                    bus.transfer(Master::Bmc, 0x18);
+                }
+            })
+        };
+        while bus.count(Master::Bmc) == 0 {
+            thread::yield_now();
+        }
+        // The BMC transfers back to back until UEFI has tried: one of a few tries meets it.
+        let mut denied = false;
+        for _ in 0..100 {
+            denied |= bus.transfer(Master::Uefi, 0x19) == Outcome::Denied;
+        }
+        first.join().unwrap();
+        assert_eq!(bus.transfer(Master::Uefi, 0x19), Outcome::Done);
+        let log = bus.take_log();
+        assert_eq!(log.iter().any(|t| t.master == Master::Uefi && t.outcome == Outcome::Denied), denied);
+        // Whatever the threads did, no two transfers that were done overlap.
+        let mut done: Vec<_> = log.iter().filter(|t| t.outcome == Outcome::Done).collect();
+        done.sort_by_key(|t| t.start);
+        assert!(done.windows(2).all(|pair| pair[0].end <= pair[1].start));
+    }
+}

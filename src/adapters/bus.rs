@@ -1,0 +1,419 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The one task that reads from and writes to the bus.
+//!
+//! Everything arrives in one stream: calls, signals, replies to our own calls. Its order is the order
+//! of events (design 3.2). Everything leaves in one order too: what a Get returns, the
+//! PropertiesChanged that says so, and the answer to the Set behind it are handled by this one task,
+//! so that they cannot disagree.
+//!
+//! It never waits for a reply: the serials of our own calls are kept where their replies are
+//! understood. It waits for room in the socket only; while it does, nothing more is read.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    num::NonZeroU32,
+    pin::Pin,
+};
+
+use futures_core::Stream;
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, UnboundedSender},
+    time::{Instant, sleep_until},
+};
+use zbus::{
+    Connection, Message, MessageStream,
+    fdo::{RequestNameFlags, RequestNameReply},
+    message::Type,
+    names::UniqueName,
+};
+
+use crate::{
+    adapters::{
+        acpi_object::BUS_NAME,
+        callers::{Caller, Callers},
+        dispatch::{Answer, Ask, Refusal, dispatch, wants_no_reply},
+        objects::{Request, Tree},
+        power_state::{Outcome, PowerState},
+        systemd::Systemd,
+    },
+    logic::machine::{Effect, Event, SetId},
+    shell::{
+        event_loop::{Input, Output},
+        permits::HostIndex,
+        supervisor::Supervisor,
+    },
+};
+
+/// The bus driver's name.
+pub(crate) const BUS: &str = "org.freedesktop.DBus";
+/// The bus driver's object.
+pub(crate) const BUS_PATH: &str = "/org/freedesktop/DBus";
+
+/// Calls that wait for the event loop. With more than this, nothing is read until they are answered:
+/// a flood of Sets is held back by the bus, in the senders' own queues.
+const MOST_WAITING: usize = 512;
+/// Sets of callers whose uid is not known yet. These cannot be held back: the uid comes the same way.
+const MOST_UNVERIFIED: usize = 512;
+
+/// Why the bus cannot be served any more.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    /// Another service owns the name.
+    #[error("the bus name {BUS_NAME} is taken by another service")]
+    NameTaken,
+    /// The bus closed the connection.
+    #[error("the bus closed the connection")]
+    Closed,
+    /// The connection is broken, or the bus refuses what it never should.
+    #[error("the bus connection failed")]
+    Bus(#[from] zbus::Error),
+}
+
+/// What the reply to one of our calls to the bus driver is about.
+#[derive(Debug)]
+enum Awaited {
+    Name,
+    Uid(String),
+}
+
+/// A call to the bus driver.
+pub(crate) fn call_bus<B>(member: &str, body: &B) -> zbus::Result<Message>
+where
+    B: zbus::export::serde::Serialize + zbus::DynamicType,
+{
+    Message::method_call(BUS_PATH, member).destination(BUS).interface(BUS).build(body)
+}
+
+/// Our end of the bus.
+pub(crate) struct Bus {
+    connection: Connection,
+    stream: MessageStream,
+    supervisor: Supervisor,
+    tree: Tree,
+    /// The number of each host in names of units.
+    host_ids: Vec<u32>,
+    power_state: PowerState,
+    systemd: Systemd,
+    callers: Callers,
+    own_uid: u32,
+    awaited: BTreeMap<NonZeroU32, Awaited>,
+    retry_at: Option<Instant>,
+    /// Sets whose caller's uid is not known yet, and what came after them: it must not overtake them.
+    held: VecDeque<Held>,
+    /// Calls that the event loop has and will answer.
+    waiting: BTreeMap<SetId, Message>,
+    last_id: u32,
+    inputs: UnboundedSender<Input>,
+    outputs: UnboundedReceiver<Output>,
+}
+
+/// Something on its way to the event loop.
+#[derive(Debug)]
+enum Held {
+    Set(Message, Ask),
+    Event(HostIndex, Event),
+}
+
+impl Bus {
+    /// `connection` must be fresh: without our name nobody calls us, so nothing is lost.
+    pub(crate) fn new(
+        connection: Connection,
+        supervisor: Supervisor,
+        tree: Tree,
+        host_ids: Vec<u32>,
+        inputs: UnboundedSender<Input>,
+        outputs: UnboundedReceiver<Output>,
+    ) -> Self {
+        Self {
+            stream: MessageStream::from(&connection),
+            connection,
+            supervisor,
+            tree,
+            power_state: PowerState::new(host_ids.iter().copied()),
+            host_ids,
+            systemd: Systemd::default(),
+            callers: Callers::default(),
+            own_uid: rustix::process::geteuid().as_raw(),
+            awaited: BTreeMap::new(),
+            retry_at: None,
+            held: VecDeque::new(),
+            waiting: BTreeMap::new(),
+            last_id: 0,
+            inputs,
+            outputs,
+        }
+    }
+
+    /// Serves until the event loop ends (`Ok`) or the bus does.
+    pub(crate) async fn run(mut self) -> Result<(), Failed> {
+        let mut calls = self.power_state.start()?;
+        calls.extend(Systemd::start()?);
+        // The objects are there, so the name may be (contract 1.6). DoNotQueue without
+        // AllowReplacement: a second owner must fail, whichever of us it is.
+        let name = call_bus("RequestName", &(BUS_NAME, RequestNameFlags::DO_NOT_QUEUE))?;
+        self.awaited.insert(name.primary_header().serial_num(), Awaited::Name);
+        calls.push(name);
+        self.connection.send_all(&calls).await?;
+        loop {
+            let room = self.waiting.len() < MOST_WAITING;
+            let retry_at = self.retry_at;
+            tokio::select! {
+                biased;
+                output = self.outputs.recv() => match output {
+                    Some(output) => self.perform(output).await?,
+                    None => return Ok(()),
+                },
+                message = next(&mut self.stream), if room => match message {
+                    Some(message) => self.receive(message?).await?,
+                    None => return Err(Failed::Closed),
+                },
+                () = sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() => {
+                    self.retry_at = None;
+                    let outcome = self.power_state.retry()?;
+                    self.take(outcome).await?;
+                }
+            }
+        }
+    }
+
+    // ---- In ----------------------------------------------------------------------------------------
+
+    async fn receive(&mut self, message: Message) -> Result<(), Failed> {
+        match message.message_type() {
+            Type::MethodCall => match dispatch(&self.tree, &message)? {
+                Answer::Reply(reply) => self.reply(&message, reply).await,
+                Answer::Ask(ask) => match ask.request {
+                    Request::Set(_) | Request::SetDevice(_) => self.verify(message, ask).await,
+                    Request::History(_) => {
+                        self.ask(message, ask);
+                        Ok(())
+                    }
+                },
+            },
+            Type::MethodReturn | Type::Error => self.returned(&message).await,
+            Type::Signal => self.signalled(&message).await,
+        }
+    }
+
+    async fn returned(&mut self, reply: &Message) -> Result<(), Failed> {
+        let Some(serial) = reply.header().reply_serial() else { return Ok(()) };
+        if self.systemd.returned(serial, reply) {
+            return Ok(());
+        }
+        if let Some(outcome) = self.power_state.returned(serial, reply) {
+            return self.take(outcome?).await;
+        }
+        let good = reply.message_type() == Type::MethodReturn;
+        match self.awaited.remove(&serial) {
+            None => Ok(()),
+            Some(Awaited::Name) if good => match reply.body().deserialize()? {
+                RequestNameReply::PrimaryOwner | RequestNameReply::AlreadyOwner => {
+                    self.supervisor.ready();
+                    Ok(())
+                }
+                RequestNameReply::InQueue | RequestNameReply::Exists => Err(Failed::NameTaken),
+            },
+            Some(Awaited::Name) => Err(Failed::Bus(zbus::Error::from(reply.clone()))),
+            Some(Awaited::Uid(name)) => {
+                // A caller that left before the bus could say has no uid any more.
+                let caller = if good { Caller::Uid(reply.body().deserialize()?) } else { Caller::Gone };
+                let mut calls = vec![call_bus("AddMatch", &left_the_bus(&name).as_str())?];
+                if let Some(gone) = self.callers.remember(name, caller) {
+                    calls.push(call_bus("RemoveMatch", &left_the_bus(&gone).as_str())?);
+                }
+                self.connection.send_all(&calls).await?;
+                self.release().await
+            }
+        }
+    }
+
+    async fn signalled(&mut self, signal: &Message) -> Result<(), Failed> {
+        self.systemd.signalled(signal);
+        if let Some(gone) = name_lost(signal)
+            && self.callers.forget(&gone)
+        {
+            self.connection.send(&call_bus("RemoveMatch", &left_the_bus(&gone).as_str())?).await?;
+            return Ok(());
+        }
+        let outcome = self.power_state.signalled(signal)?;
+        self.take(outcome).await
+    }
+
+    /// Passes on what the power services said.
+    async fn take(&mut self, outcome: Outcome) -> Result<(), Failed> {
+        if let Some(wait) = outcome.retry {
+            let at = Instant::now() + wait;
+            self.retry_at = Some(self.retry_at.map_or(at, |earlier| earlier.min(at)));
+        }
+        self.held.extend(outcome.events.into_iter().map(|(host, event)| Held::Event(host, event)));
+        if !outcome.calls.is_empty() {
+            self.connection.send_all(&outcome.calls).await?;
+        }
+        self.release().await
+    }
+
+    /// A Set goes on once it is known that its caller may.
+    async fn verify(&mut self, call: Message, ask: Ask) -> Result<(), Failed> {
+        if let Some(sender) = call.header().sender().map(UniqueName::as_str)
+            && self.callers.get(sender).is_none()
+            && !self.awaited.values().any(|what| matches!(what, Awaited::Uid(name) if name == sender))
+        {
+            let question = call_bus("GetConnectionUnixUser", &sender)?;
+            self.awaited.insert(question.primary_header().serial_num(), Awaited::Uid(sender.to_owned()));
+            self.connection.send(&question).await?;
+        }
+        if self.held.len() >= MOST_UNVERIFIED {
+            return self.refuse(&call, &Refusal::limits_exceeded()).await;
+        }
+        self.held.push_back(Held::Set(call, ask));
+        self.release().await
+    }
+
+    /// Passes on what is held, in order, up to the first Set whose caller is still unknown.
+    async fn release(&mut self) -> Result<(), Failed> {
+        while let Some(first) = self.held.pop_front() {
+            match first {
+                Held::Event(host, event) => self.input(Input::Event(host, event)),
+                Held::Set(call, ask) => {
+                    let caller = match call.header().sender() {
+                        Some(sender) => self.callers.get(sender.as_str()),
+                        None => Some(Caller::Gone),
+                    };
+                    match caller {
+                        None => {
+                            self.held.push_front(Held::Set(call, ask));
+                            return Ok(());
+                        }
+                        Some(Caller::Uid(uid)) if uid == 0 || uid == self.own_uid => self.ask(call, ask),
+                        Some(Caller::Uid(_) | Caller::Gone) => {
+                            self.refuse(&call, &Refusal::access_denied()).await?;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, call: Message, Ask { host, request }: Ask) {
+        self.last_id = self.last_id.wrapping_add(1);
+        let id = SetId(self.last_id);
+        self.waiting.insert(id, call);
+        self.input(match request {
+            Request::Set(state) => Input::Event(host, Event::Set { id, state }),
+            Request::SetDevice(state) => Input::Event(host, Event::SetDevice { id, state }),
+            Request::History(most) => Input::History { host, id, most },
+        });
+    }
+
+    fn input(&self, input: Input) {
+        // The event loop ends before this task only when the daemon does.
+        self.inputs.send(input).unwrap_or_default();
+    }
+
+    // ---- Out ---------------------------------------------------------------------------------------
+
+    async fn reply(&self, call: &Message, reply: Message) -> Result<(), Failed> {
+        if !wants_no_reply(call) {
+            self.connection.send(&reply).await?;
+        }
+        Ok(())
+    }
+
+    async fn refuse(&self, call: &Message, why: &Refusal) -> Result<(), Failed> {
+        self.reply(call, why.to(call)?).await
+    }
+
+    /// Performs this and all that waits behind it, in order. PropertiesChanged and the answer behind
+    /// it leave in one write; nothing that may come later is even made before that.
+    async fn perform(&mut self, first: Output) -> Result<(), Failed> {
+        let mut out = Vec::with_capacity(4);
+        let mut next = Some(first);
+        while let Some(output) = next {
+            let urgent = matches!(&output, Output::Effect(_, Effect::Publish { .. } | Effect::Answer(_)));
+            if !urgent && !out.is_empty() {
+                self.connection.send_all(&out).await?;
+                out.clear();
+            }
+            self.make(output, &mut out)?;
+            next = self.outputs.try_recv().ok();
+        }
+        Ok(self.connection.send_all(&out).await?)
+    }
+
+    /// The messages that an output is on the bus.
+    fn make(&mut self, output: Output, out: &mut Vec<Message>) -> Result<(), Failed> {
+        match output {
+            Output::Effect(host, effect) => return self.make_effect(host, effect, out),
+            Output::Track(host, view) => {
+                if let Some(object) = self.tree.acpi.get_mut(host) {
+                    out.extend(object.track(*view)?);
+                }
+                let all = self.tree.acpi.iter().zip(&self.host_ids);
+                self.supervisor.status(all.map(|(object, id)| (*id, object.state(), object.view())));
+            }
+            Output::Transitioned { host, when, entry } => {
+                if let Some(object) = self.tree.acpi.get(host) {
+                    out.push(object.transitioned(when, entry.from, entry.to, entry.cause)?);
+                }
+            }
+            Output::History { id, entries } => {
+                if let Some(call) = self.waiting.remove(&id).filter(|call| !wants_no_reply(call)) {
+                    out.push(Message::method_return(&call.header()).build(&entries)?);
+                }
+            }
+            Output::Stopping => self.supervisor.stopping(),
+            Output::Heartbeat => self.supervisor.feed(),
+        }
+        Ok(())
+    }
+
+    fn make_effect(&mut self, host: HostIndex, effect: Effect, out: &mut Vec<Message>) -> Result<(), Failed> {
+        match effect {
+            Effect::Publish { state, device } => {
+                if let Some(object) = self.tree.acpi.get_mut(host) {
+                    out.push(object.publish(state, device)?);
+                }
+            }
+            Effect::Answer(id) => {
+                if let Some(call) = self.waiting.remove(&id).filter(|call| !wants_no_reply(call)) {
+                    out.push(Message::method_return(&call.header()).build(&())?);
+                }
+            }
+            Effect::Unit(order) => {
+                if let Some(id) = self.host_ids.get(host) {
+                    out.extend(self.systemd.order(*id, order)?);
+                }
+            }
+            // The event loop makes the first three into an output and log lines; sensors, fans and boot
+            // progress have no adapter yet.
+            Effect::Transitioned(_)
+            | Effect::DrainTimedOut
+            | Effect::PostCompleteBogus
+            | Effect::Assert
+            | Effect::BootProgress(_) => {}
+        }
+        Ok(())
+    }
+}
+
+/// The rule that tells when a remembered caller has left. (Unique names are never given out twice, so
+/// what is remembered cannot become wrong; it only takes up room.)
+fn left_the_bus(unique_name: &str) -> String {
+    format!("type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged',arg0='{unique_name}'")
+}
+
+/// The unique name that a NameOwnerChanged of the bus says is gone.
+fn name_lost(signal: &Message) -> Option<String> {
+    let header = signal.header();
+    if header.member()?.as_str() != "NameOwnerChanged" || header.sender()?.as_str() != BUS {
+        return None;
+    }
+    let body = signal.body();
+    let (name, _, new) = body.deserialize::<(&str, &str, &str)>().ok()?;
+    (name.starts_with(':') && new.is_empty()).then(|| name.to_owned())
+}
+
+async fn next(stream: &mut MessageStream) -> Option<zbus::Result<Message>> {
+    std::future::poll_fn(|context| Pin::new(&mut *stream).poll_next(context)).await
+}

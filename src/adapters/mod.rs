@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One file for each outside thing. Adapters translate; they decide nothing.
+
+pub mod acpi_object;
+pub mod bus;
+mod callers;
+mod dispatch;
+pub(crate) mod objects;
+mod power_state;
+mod systemd;

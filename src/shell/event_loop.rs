@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The one owner of the machines: choose, step, close the gate, hand off.
+//!
+//! It never waits for anything but the next event: what a step orders goes into a channel, and one
+//! task ([`Bus`](crate::adapters::bus)) does it in order. The gate is closed here, before anything
+//! else that a step brought about is even handed off.
+
+use std::time::{Duration, Instant};
+
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, UnboundedSender},
+    time::sleep_until,
+};
+
+use crate::{
+    adapters::acpi_object::View,
+    logic::{
+        history::Entry,
+        machine::{Effect, Event, Machine, SetId},
+        policy,
+    },
+    shell::{
+        clock::{Clock, Wall},
+        permits::{HostIndex, LEASE, Permits, RENEW},
+    },
+};
+
+/// Something that happened outside.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// To one host.
+    Event(HostIndex, Event),
+    /// A bus for which a drain waited has become quiet.
+    Drained,
+    /// Somebody wants to know the newest transitions.
+    History {
+        /// Of which host.
+        host: HostIndex,
+        /// Who asks.
+        id: SetId,
+        /// How many at most.
+        most: u32,
+    },
+    /// The daemon is to end.
+    Stop,
+}
+
+/// The reply to `GetHistory`, `a(tsssu)`: when, from, to, cause, repeats.
+pub(crate) type History = Vec<(u64, &'static str, &'static str, &'static str, u32)>;
+
+/// Something to do outside.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// What a step of this host's machine ordered.
+    Effect(HostIndex, Effect),
+    /// A transition, with its wall clock time in microseconds since 1970.
+    Transitioned {
+        /// Of which host.
+        host: HostIndex,
+        /// When.
+        when: u64,
+        /// What.
+        entry: Entry,
+    },
+    /// What the Tracker shows now.
+    Track(HostIndex, Box<View>),
+    /// The answer to [`Input::History`].
+    History {
+        /// Who asked.
+        id: SetId,
+        /// Newest first.
+        entries: History,
+    },
+    /// The daemon is ending.
+    Stopping,
+    /// The loop has come round; so must what carries this out, for the watchdog to be fed.
+    Heartbeat,
+}
+
+/// The loop and what it owns.
+pub(crate) struct EventLoop {
+    clock: Clock,
+    wall: Wall,
+    permits: Permits,
+    machines: Vec<Machine>,
+    views: Vec<View>,
+    inputs: UnboundedReceiver<Input>,
+    outputs: UnboundedSender<Output>,
+    feed_every: Option<Duration>,
+    feed_at: Instant,
+    /// When the leases were last given; `None` while nothing is open.
+    leased: Option<Instant>,
+    stopping: bool,
+}
+
+/// What the loop chose to do next.
+enum Choice {
+    Input(Option<Input>),
+    Time,
+}
+
+impl EventLoop {
+    pub(crate) fn new(
+        clock: Clock,
+        permits: Permits,
+        machines: Vec<Machine>,
+        inputs: UnboundedReceiver<Input>,
+        outputs: UnboundedSender<Output>,
+        feed_every: Option<Duration>,
+    ) -> Self {
+        let wall = Wall::now(&clock);
+        let views = machines.iter().map(|machine| view(machine, &wall)).collect();
+        Self {
+            clock,
+            wall,
+            permits,
+            machines,
+            views,
+            inputs,
+            outputs,
+            feed_every,
+            feed_at: Instant::now(),
+            leased: None,
+            stopping: false,
+        }
+    }
+
+    /// What the objects show before anything has happened.
+    pub(crate) fn views(&self) -> &[View] {
+        &self.views
+    }
+
+    /// Runs until it is told to stop and the buses are quiet, or `ack_cap` later.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let wake_at = self.wake_at();
+            let choice = tokio::select! {
+                biased;
+                input = self.inputs.recv() => Choice::Input(input),
+                () = sleep_until(wake_at.into()) => Choice::Time,
+            };
+            self.look_at_lease();
+            match choice {
+                Choice::Input(None) => return,
+                Choice::Input(Some(Input::Event(host, event))) => self.step(host, event),
+                Choice::Input(Some(Input::Drained)) | Choice::Time => self.tick(),
+                Choice::Input(Some(Input::History { host, id, most })) => self.history(host, id, most),
+                Choice::Input(Some(Input::Stop)) => self.stop(),
+            }
+            self.end_drains();
+            self.track();
+            self.feed();
+            if self.stopping && self.is_quiet() {
+                return;
+            }
+        }
+    }
+
+    fn wake_at(&self) -> Instant {
+        let machines =
+            self.machines.iter().filter_map(Machine::wake_at).map(|at| self.clock.instant(at)).min();
+        let feed = self.feed_every.map(|_| self.feed_at);
+        let renew = self.leased.map(|at| at + RENEW);
+        let next = [machines, feed, renew].into_iter().flatten().min();
+        next.unwrap_or_else(|| Instant::now() + Duration::from_secs(86_400))
+    }
+
+    /// A lease that ran out means that this loop stalled: evidence may be queued that it has not seen.
+    fn look_at_lease(&mut self) {
+        if self.leased.is_some_and(|at| at.elapsed() >= LEASE) {
+            tracing::warn!("the event loop stalled; the gate stays closed for now");
+            self.leased = None;
+            for host in 0..self.machines.len() {
+                self.step(host, Event::Lapsed);
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        for host in 0..self.machines.len() {
+            self.step(host, Event::Tick);
+        }
+    }
+
+    fn step(&mut self, host: HostIndex, event: Event) {
+        let now = self.clock.now();
+        let Some(machine) = self.machines.get_mut(host) else { return };
+        let effects = machine.step(now, event);
+        self.set_permits();
+        for effect in effects {
+            self.hand_off(host, effect);
+        }
+    }
+
+    /// The gate's decision goes to the bus threads before anything else happens.
+    fn set_permits(&mut self) {
+        let (machines, stopping) = (&self.machines, self.stopping);
+        let open = |host: HostIndex| !stopping && machines.get(host).is_some_and(Machine::is_open);
+        let bus_open = |carried: &[HostIndex]| !stopping && policy::bus_is_open(machines, carried);
+        let any_open = self.permits.set(open, bus_open);
+        self.leased = any_open.then(Instant::now);
+    }
+
+    fn hand_off(&mut self, host: HostIndex, effect: Effect) {
+        let id = self.machines.get(host).map_or(0, Machine::id);
+        match effect {
+            Effect::Transitioned(entry) => {
+                self.wall.follow(&self.clock);
+                let when = self.wall.of(entry.at);
+                let (from, to, cause) = (entry.from.name(), entry.to.name(), entry.cause.name());
+                tracing::info!("host{id}: {from} -> {to} ({cause})");
+                self.output(Output::Transitioned { host, when, entry });
+            }
+            Effect::DrainTimedOut => {
+                // Nothing in flight any more means that it ended just in time.
+                if let Some(transfer) = self.permits.in_flight(host) {
+                    tracing::warn!(
+                        "host{id}: {transfer} did not end in time; the host was answered without it"
+                    );
+                }
+            }
+            Effect::PostCompleteBogus => tracing::warn!(
+                "host{id}: POST was complete as soon as power came on; it is not trusted any more \
+                 (is the line wired to power good?)"
+            ),
+            Effect::Publish { .. }
+            | Effect::Answer(_)
+            | Effect::Assert
+            | Effect::Unit(_)
+            | Effect::BootProgress(_) => self.output(Output::Effect(host, effect)),
+        }
+    }
+
+    /// Tells the machines that wait for it that their buses are quiet.
+    fn end_drains(&mut self) {
+        for host in 0..self.machines.len() {
+            let Some(machine) = self.machines.get(host) else { continue };
+            if machine.is_draining() && self.permits.in_flight(host).is_none() {
+                let epoch = machine.epoch();
+                self.step(host, Event::Drained { epoch });
+            }
+        }
+    }
+
+    /// Hands off what the Trackers show, where it changed; behind the answers, if any wait.
+    fn track(&mut self) {
+        for (host, (machine, last)) in self.machines.iter().zip(&mut self.views).enumerate() {
+            if machine.is_draining() {
+                continue;
+            }
+            let view = view(machine, &self.wall);
+            if view != *last {
+                last.clone_from(&view);
+                self.outputs.send(Output::Track(host, Box::new(view))).unwrap_or_default();
+            }
+        }
+    }
+
+    fn history(&mut self, host: HostIndex, id: SetId, most: u32) {
+        self.wall.follow(&self.clock);
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let newest = self.machines.get(host).map(|machine| machine.history().newest_first());
+        let entries = newest.into_iter().flatten().take(most).map(|entry| {
+            let when = self.wall.of(entry.at);
+            (when, entry.from.dbus(), entry.to.dbus(), entry.cause.name(), entry.repeats)
+        });
+        let entries = entries.collect();
+        self.output(Output::History { id, entries });
+    }
+
+    fn feed(&mut self) {
+        let Some(every) = self.feed_every else { return };
+        if self.feed_at <= Instant::now() {
+            self.feed_at = Instant::now() + every;
+            self.output(Output::Heartbeat);
+        }
+    }
+
+    fn stop(&mut self) {
+        self.stopping = true;
+        self.set_permits();
+        self.output(Output::Stopping);
+    }
+
+    /// Nothing is on the wire any more.
+    fn is_quiet(&self) -> bool {
+        (0..self.machines.len()).all(|host| self.permits.in_flight(host).is_none())
+    }
+
+    fn output(&self, output: Output) {
+        // The task that performs outputs ends before this one only when the daemon does.
+        self.outputs.send(output).unwrap_or_default();
+    }
+}
+
+/// What the Tracker shows of a machine.
+fn view(machine: &Machine, wall: &Wall) -> View {
+    let us = |d: Option<Duration>| d.map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
+    View {
+        cause: machine.cause(),
+        since: wall.of(machine.since()),
+        previous: machine.previous(),
+        gate_reasons: machine.gate_reasons(),
+        diagnoses: machine.diagnoses(),
+        boots: machine.history().boots(),
+        firmware_time: us(machine.history().firmware_time()),
+        boot_time: us(machine.history().boot_time()),
+    }
+}
