@@ -285,6 +285,8 @@ pub struct Machine {
     was_off: bool,
     /// When power-on was seen; `None` if it was on when the daemon came.
     pub(super) powered_at: Option<Time>,
+    /// When an Off to On of the power was seen, as rule 7 asks for it.
+    on_edge_at: Option<Time>,
     /// A reported S2 or a working state since power-on.
     pub(super) firmware_seen: bool,
     /// A working state since power-on.
@@ -339,6 +341,7 @@ impl Machine {
             power: None,
             was_off: false,
             powered_at: None,
+            on_edge_at: None,
             firmware_seen: false,
             worked: false,
             state: AcpiState::Unknown,
@@ -371,6 +374,10 @@ impl Machine {
         self.now = self.now.max(now);
         let mut effects = Effects::default();
         self.advance();
+        if self.pending.cap.is_none() {
+            // A wait that has just ended is over, whatever the event brings: its Sets do not wait for another drain.
+            self.flush(&mut effects);
+        }
         let was_open = self.is_open();
         match event {
             Event::Chassis(value) => self.on_chassis(value),
@@ -522,7 +529,7 @@ impl Machine {
 
     /// Rule 7: POST complete this soon after power-on is not POST complete.
     fn judge_post(&mut self) {
-        let fresh = self.powered_at.is_some_and(|at| self.now.since(at) <= POST_COMPLETE_BOGUS);
+        let fresh = self.on_edge_at.is_some_and(|at| self.now.since(at) <= POST_COMPLETE_BOGUS);
         if fresh && self.chassis.last() == Some(Chassis::On) && self.post() == Some(Os::Complete) {
             self.post_bogus = true;
             self.emit(Effect::PostCompleteBogus);
@@ -545,6 +552,8 @@ impl Machine {
             return;
         }
         self.follow_off();
+        self.on_edge_at =
+            (before == Some(Chassis::Off) && power == Some(Chassis::On)).then_some(self.now);
         match power {
             Some(Chassis::Off) => {
                 self.suspicion = None;
@@ -665,8 +674,9 @@ impl Machine {
         match self.host.last()? {
             Host::Off => Some(self.host_since + self.settings.timing.host_off),
             // From an off-like state nothing changes.
-            Host::Running if !self.state.is_off_like() => {
-                Some(self.host_since + self.settings.timing.reset_confirm)
+            // What was Set stands for as long: rule 1.
+            Host::Running if self.is_decided() && !self.state.is_off_like() => {
+                Some(self.host_since.max(self.since) + self.settings.timing.reset_confirm)
             }
             Host::Running | Host::Halted | Host::TransitioningToOff => None,
         }
@@ -930,10 +940,13 @@ impl Machine {
         &self.history
     }
 
-    /// What is to be remembered for the next life of the daemon; nothing before rule 6 has decided.
+    /// What is to be remembered for the next life of the daemon. Before rule 6 has decided it is what was stored,
+    /// unless a Set, rule 3 or rule 4 has overtaken that.
     #[must_use]
     pub fn to_store(&self) -> Option<(AcpiState, bool)> {
-        self.is_decided().then_some((self.state, self.suspicion.is_some()))
+        let suspected = self.suspicion.is_some();
+        let overtaken = self.has_reported || self.state != AcpiState::Unknown || suspected;
+        (self.is_decided() || overtaken).then_some((self.state, suspected))
     }
 
     /// Sets wait for the drain: [`Event::Drained`] is wanted.
