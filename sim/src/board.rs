@@ -50,13 +50,13 @@ const EARLY_INIT: Duration = secs(4);
 /// it takes at least this real time.
 const EARLIEST_SPD: Duration = Duration::from_millis(60);
 /// From the last SPD read to the end of POST.
-const REST_OF_POST: Duration = secs(8);
+const REST_OF_POST: Duration = secs(5);
 /// From POST complete to `ExitBootServices`.
 const BOOT_LOADER: Duration = secs(2);
 /// How long the host works before the next event, once the BMC polls.
-const WORK: Duration = secs(8);
+const WORK: Duration = secs(6);
 /// How long the power is off between a shutdown and the power button.
-const OFF: Duration = secs(5);
+const OFF: Duration = secs(3);
 /// From the report of S5 to the fall of power.
 const SMM: Duration = secs(1);
 /// How long the gate may take to open, in real time and on the board's clock. 20 s are the daemon's
@@ -192,6 +192,7 @@ impl Board {
         let buses: Vec<_> = BUSES.map(|number| Arc::new(SimBus::new(number))).into();
         let timeline = Timeline::new(setup.detail, clock, buses.clone());
         let mut tasks = JoinSet::new();
+        timeline.head();
         mapper::start(address, &mut tasks).await?;
         let systemd = Systemd::start(address, setup.systemd, timeline.clone(), &mut tasks).await?;
         let (to_board, requests) = mpsc::unbounded_channel();
@@ -208,7 +209,6 @@ impl Board {
         if pollers.len() != BUSES.len() {
             return Err(Error::from("the daemon has no permits for the DIMM buses"));
         }
-        timeline.head();
         Ok(Self {
             pollers,
             daemon,
@@ -294,7 +294,7 @@ impl Board {
         let reached_os = way != Way::Hang;
         if reached_os {
             self.reach_os().await?;
-            self.wait_for_the_gate(&openings).await;
+            self.wait_for_the_gate(way, &openings).await;
             sleep(self.clock, WORK).await;
         } else {
             self.wait_for_the_diagnosis().await;
@@ -395,12 +395,15 @@ impl Board {
 
     async fn warm_reset(&mut self) -> Result<()> {
         self.observer.host_is_silent();
+        let what = if self.power.shows_warm_reset() {
+            "the host resets: Off and Running again, the chassis stays On"
+        } else {
+            "the host resets, and nothing on D-Bus shows it"
+        };
+        self.tell(Who::Power, what);
         let shown = self.power.warm_reset().await?;
         if let Some(shown) = shown {
-            self.tell(Who::Power, "the host resets: Off and Running again, the chassis stays On");
             self.quiet.from(shown + REACTION);
-        } else {
-            self.tell(Who::Power, "the host resets, and nothing on D-Bus shows it");
         }
         self.power_signal = Instant::now();
         // A kind that reports S2, early or late, shows it; another is seen only by the signal.
@@ -532,7 +535,11 @@ impl Board {
         self.pollers.iter().map(Poller::openings).collect()
     }
 
-    async fn wait_for_the_gate(&self, before: &[u64]) {
+    async fn wait_for_the_gate(&self, way: Way, before: &[u64]) {
+        if !self.protectable(way) {
+            // It may never have closed.
+            return sleep(self.clock, self.setup.timing.settle).await;
+        }
         let (real, virt) = OPENING;
         let limit = Instant::now() + real + virt / self.clock.speed();
         while self.openings().iter().zip(before).any(|(now, before)| now == before) && Instant::now() < limit
@@ -577,11 +584,12 @@ impl Board {
         }
         let number = tally.boots + tally.unprotectable_boots;
         let found = DIMMS_INSTALLED.saturating_sub(spds.missing.len());
-        let note = if protected { "" } else { " (nobody can protect this one)" };
+        let note = if protected { "" } else { " | nobody can protect this one" };
         self.timeline.boot(&format!(
-            "  boot {number:>3}, firmware {:<7} {way}{note}: {found} of {DIMMS_INSTALLED} DIMMs, \
-             BMC transfers: {closed} while the bus was the host's, {open} otherwise",
-            self.setup.firmware.name()
+            "   boot {number:>3}, {:<7} | {:<47} | {found} of {DIMMS_INSTALLED} DIMMs | \
+             BMC transfers: {closed} while the bus was the host's, {open} otherwise{note}",
+            self.setup.firmware.name(),
+            way.to_string(),
         ));
     }
 

@@ -175,8 +175,8 @@ fn heading(what: &str, setup: &Setup) -> String {
 /// Why the unprotectable boots of a run are that.
 #[must_use]
 pub fn explain_unprotectable() -> &'static str {
-    "\
-  Boots that nobody can protect, and what helps:
+    "
+Boots that nobody can protect, and what helps:
   - A warm reset of a firmware that reports S2 late or never, on a board that does not show the reset on
     D-Bus: the BMC goes on reading while UEFI reads the SPDs. Wire POST complete, or have UEFI report S2.
   - An administrator sets S0 over the network while UEFI trains memory: the daemon must believe it. With

@@ -110,8 +110,7 @@ impl Tally {
             Gate::Ignored => "off (the poller ignores it)",
         };
         format!(
-            "\
-  gate                                         {heeded}
+            "  gate                                         {heeded}
   boots                                        {boots}, {reached} of them reached the operating system
   boots with missing DIMMs (of {dimms})              {missing}
   BMC transfers while the bus was the host's   {closed}
