@@ -552,8 +552,7 @@ impl Machine {
             return;
         }
         self.follow_off();
-        self.on_edge_at =
-            (before == Some(Chassis::Off) && power == Some(Chassis::On)).then_some(self.now);
+        self.on_edge_at = (before == Some(Chassis::Off) && power == Some(Chassis::On)).then_some(self.now);
         match power {
             Some(Chassis::Off) => {
                 self.suspicion = None;

@@ -90,7 +90,10 @@ pub(crate) struct EventLoop {
     feed_at: Instant,
     /// When the leases were last given; `None` while nothing is open.
     leased: Option<Instant>,
-    stopping: bool,
+    /// How long the way out may take: the longest that any host may be kept waiting.
+    stop_within: Duration,
+    /// The daemon is ending, at the latest then.
+    stop_at: Option<Instant>,
 }
 
 /// What the loop chose to do next.
@@ -107,6 +110,7 @@ impl EventLoop {
         inputs: UnboundedReceiver<Input>,
         outputs: UnboundedSender<Output>,
         feed_every: Option<Duration>,
+        stop_within: Duration,
     ) -> Self {
         let wall = Wall::now(&clock);
         let views = machines.iter().map(|machine| view(machine, &wall)).collect();
@@ -121,7 +125,8 @@ impl EventLoop {
             feed_every,
             feed_at: Instant::now(),
             leased: None,
-            stopping: false,
+            stop_within,
+            stop_at: None,
         }
     }
 
@@ -150,7 +155,7 @@ impl EventLoop {
             self.end_drains();
             self.track();
             self.feed();
-            if self.stopping && self.is_quiet() {
+            if self.stop_at.is_some_and(|at| self.is_quiet() || at <= Instant::now()) {
                 return;
             }
         }
@@ -161,7 +166,7 @@ impl EventLoop {
             self.machines.iter().filter_map(Machine::wake_at).map(|at| self.clock.instant(at)).min();
         let feed = self.feed_every.map(|_| self.feed_at);
         let renew = self.leased.map(|at| at + RENEW);
-        let next = [machines, feed, renew].into_iter().flatten().min();
+        let next = [machines, feed, renew, self.stop_at].into_iter().flatten().min();
         next.unwrap_or_else(|| Instant::now() + Duration::from_secs(86_400))
     }
 
@@ -194,7 +199,7 @@ impl EventLoop {
 
     /// The gate's decision goes to the bus threads before anything else happens.
     fn set_permits(&mut self) {
-        let (machines, stopping) = (&self.machines, self.stopping);
+        let (machines, stopping) = (&self.machines, self.stop_at.is_some());
         let open = |host: HostIndex| !stopping && machines.get(host).is_some_and(Machine::is_open);
         let bus_open = |carried: &[HostIndex]| !stopping && policy::bus_is_open(machines, carried);
         let any_open = self.permits.set(open, bus_open);
@@ -277,7 +282,7 @@ impl EventLoop {
     }
 
     fn stop(&mut self) {
-        self.stopping = true;
+        self.stop_at = self.stop_at.or(Some(Instant::now() + self.stop_within));
         self.set_permits();
         self.output(Output::Stopping);
     }
