@@ -162,7 +162,6 @@ impl fmt::Display for Way {
 }
 
 /// A running board.
-#[derive(Debug)]
 pub struct Board {
     // Dropped in this order: the pollers stop before the daemon, all before the bus.
     pollers: Vec<Poller>,
@@ -205,7 +204,7 @@ impl Board {
         let observer = Observer::start(address, timeline.clone(), &mut tasks).await?;
         let ipmid = Ipmid::start(address).await?;
         let host = Host::new(setup.firmware, ipmid.clone(), buses.clone());
-        let (daemon, permits) = DaemonThread::start(address, settings(&setup), clock).await?;
+        let daemon = DaemonThread::start(address, settings(&setup), clock).await?;
         if !observer.daemon_ready(START).await {
             return Err(Error::from("the daemon shows no state"));
         }
@@ -218,8 +217,10 @@ impl Board {
         if tokio::time::timeout(START, known).await.is_err() {
             return Err(Error::from("ipmid does not find the daemon"));
         }
-        let pollers: Vec<_> =
-            buses.iter().filter_map(|bus| Poller::start(Arc::clone(bus), &permits, setup.gate)).collect();
+        let pollers: Vec<_> = buses
+            .iter()
+            .filter_map(|bus| Poller::start(Arc::clone(bus), &daemon.permits, setup.gate))
+            .collect();
         if pollers.len() != BUSES.len() {
             return Err(Error::from("the daemon has no permits for the DIMM buses"));
         }
@@ -256,6 +257,29 @@ impl Board {
     #[must_use]
     pub fn observer(&self) -> &Observer {
         &self.observer
+    }
+
+    /// The daemon's permits, for another bus thread.
+    #[must_use]
+    pub fn permits(&self) -> &Permits {
+        &self.daemon.permits
+    }
+
+    /// The daemon's thread does nothing for this long, as if it got no CPU.
+    pub fn stall_daemon(&self, length: Duration) {
+        self.daemon.stall(length);
+    }
+
+    /// The DIMM buses, in the order of [`BUSES`].
+    #[must_use]
+    pub fn buses(&self) -> &[Arc<SimBus>] {
+        &self.buses
+    }
+
+    /// The host.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
     }
 
     /// The KCS interface to the BMC.
@@ -653,15 +677,16 @@ fn settings(setup: &Setup) -> Settings {
 }
 
 /// The real daemon, on a thread with a runtime and a connection of its own.
-#[derive(Debug)]
 struct DaemonThread {
-    stop: Option<oneshot::Sender<()>>,
+    permits: Permits,
+    /// How long it shall stall; it ends when this is dropped.
+    orders: Option<mpsc::UnboundedSender<Duration>>,
     thread: Option<JoinHandle<Result<()>>>,
 }
 
 impl DaemonThread {
-    async fn start(address: &str, settings: Settings, clock: Clock) -> Result<(Self, Permits)> {
-        let (stop, stopped) = oneshot::channel();
+    async fn start(address: &str, settings: Settings, clock: Clock) -> Result<Self> {
+        let (orders, mut ordered) = mpsc::unbounded_channel();
         let (to_board, permits) = oneshot::channel();
         let address = address.to_owned();
         let thread = std::thread::spawn(move || {
@@ -672,19 +697,30 @@ impl DaemonThread {
                 if to_board.send(daemon.permits()).is_err() {
                     return Err(Error::from("the board is gone"));
                 }
-                // A board that is dropped stops its daemon as well.
-                daemon.run(async move { drop(stopped.await) }).await?;
+                let stop = async {
+                    while let Some(length) = ordered.recv().await {
+                        // Not the runtime's sleep: everything on this thread shall stand still.
+                        std::thread::sleep(length);
+                    }
+                };
+                daemon.run(stop).await?;
                 Ok(())
             })
         });
         let permits = permits.await.map_err(|_| Error::from("the daemon did not start"))?;
-        Ok((Self { stop: Some(stop), thread: Some(thread) }, permits))
+        Ok(Self { permits, orders: Some(orders), thread: Some(thread) })
+    }
+
+    fn stall(&self, length: Duration) {
+        if let Some(orders) = &self.orders {
+            // A daemon that has ended stands still anyway.
+            orders.send(length).unwrap_or_default();
+        }
     }
 
     /// Stops it, and says what it died of if it did before.
     async fn stop(&mut self) -> Result<()> {
-        // What it stops for is that the other end is gone.
-        drop(self.stop.take());
+        drop(self.orders.take());
         let Some(thread) = self.thread.take() else { return Ok(()) };
         // Joined elsewhere: the daemon may still be calling the board's services.
         match tokio::task::spawn_blocking(|| thread.join()).await? {
