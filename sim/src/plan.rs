@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use crate::{
-    board::{Setup, Way},
     host::Firmware,
     poller::Gate,
     power_control::Flavour,
+    setup::{Setup, Way},
     timeline::Detail,
 };
 

@@ -7,11 +7,12 @@ mod common;
 use std::time::Duration;
 
 use acpi_sim::{
-    board::{Board, Setup, Way},
+    board::Board,
     host::Firmware,
     plan::{X86, X86_BARE},
     poller::Gate,
     power_control::Flavour,
+    setup::{Setup, Way},
     systemd::Manners,
     tally::Count,
 };

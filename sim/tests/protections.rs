@@ -12,10 +12,11 @@ use std::{
 };
 
 use acpi_sim::{
-    board::{BUSES, Board, Way},
+    board::Board,
     host::{Firmware, Report},
     ipmid::{SET_ACPI_POWER_STATE, cc},
     plan::X86_BARE,
+    setup::{BUSES, Way},
     simbus::{Master, Outcome},
 };
 use acpi_stated::shell::permits::{LEASE, Need};

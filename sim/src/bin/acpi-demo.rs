@@ -5,12 +5,13 @@ use std::{io::Write as _, process::ExitCode, time::Duration, time::Instant};
 
 use acpi_sim::{
     Error, Result,
-    board::{Board, DIMMS_INSTALLED, Setup, Way},
+    board::Board,
     host::Firmware,
     objects::Written,
     observer,
     plan::{self, Common, Part},
     poller::Gate,
+    setup::{DIMMS_INSTALLED, Setup, Way},
     tally::Tally,
     timeline::{Detail, print},
     truth::REACTION,
@@ -24,7 +25,7 @@ usage: acpi-demo [options]
   --boots N        perform N boots and tell one line of each (default: a show of every kind and case)
   --firmware KIND  only this firmware: f, f-late, f-retry, m or n
   --gate off       the BMC's poller ignores its permits; the daemon is the same
-  --speed X        times faster than life, for the board and for the daemon's times (default 300);
+  --speed X        times faster than life, for the board and for the daemon's times (default 350);
                    bus transfers and the answers to the host are always in real time
   --hold           keep a board running at the end, to explore it with busctl
   --json           print one last line for programs
@@ -32,7 +33,7 @@ usage: acpi-demo [options]
 ";
 
 /// 200 boots take less than a minute, and UEFI still needs longer than the daemon's reaction.
-const DEFAULT_SPEED: u32 = 300;
+const DEFAULT_SPEED: u32 = 350;
 /// How many boots `--firmware` alone performs.
 const FEW: usize = 9;
 /// How often a held board's bus log is thrown away.

@@ -14,10 +14,11 @@ use std::{
 };
 
 use acpi_sim::{
-    board::{Board, Setup, Way},
+    board::Board,
     host::Firmware,
     poller::Gate,
     power_control::Flavour,
+    setup::{Setup, Way},
     tally::Tally,
 };
 
