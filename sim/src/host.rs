@@ -21,7 +21,7 @@ use crate::{
 /// How many words UEFI reads of each SPD.
 pub const SPD_WORDS: u32 = 16;
 /// What UEFI does between two words.
-const THINK: Duration = Duration::from_micros(100);
+const THINK: Duration = Duration::from_micros(50);
 /// How long an answer to a request that was given up may take, in real time.
 const ANSWER: Duration = Duration::from_secs(2);
 

@@ -187,7 +187,7 @@ impl Shared {
             self.timeline.gate(*open, &reasons);
         }
         if let Some(diagnoses) = properties.get("Diagnoses").map(strings) {
-            let before = std::mem::take(&mut self.view.borrow().clone().diagnoses);
+            let before = self.view.borrow().diagnoses.clone();
             for name in diagnoses.iter().filter(|name| !before.contains(name)) {
                 self.timeline.row(Who::Daemon, &format!("diagnosis: {name}"));
             }

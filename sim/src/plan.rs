@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use crate::{
-    board::{Setup, Way},
     host::Firmware,
     poller::Gate,
     power_control::Flavour,
+    setup::{Setup, Way},
     timeline::Detail,
 };
 
@@ -169,7 +169,7 @@ fn heading(what: &str, setup: &Setup) -> String {
     }
     let options = if options.is_empty() { "defaults".to_owned() } else { options.join(", ") };
     let firmware = setup.firmware;
-    format!("{what}. Firmware {firmware}: {}. {power}; daemon: {options}", firmware.describe())
+    format!("{what}\n   firmware {firmware}: {}; power: {power}; daemon: {options}", firmware.describe())
 }
 
 /// Why the unprotectable boots of a run are that.

@@ -30,6 +30,8 @@ pub struct Tally {
     pub unprotectable_missing: u64,
     /// How long hosts waited for the answer to a Set of S2.
     pub acks: Vec<Duration>,
+    /// How much too long this machine let a board sleep at worst.
+    pub lateness: Duration,
     /// What else went wrong.
     pub faults: Vec<String>,
 }
@@ -57,6 +59,7 @@ impl Tally {
         self.unprotectable_boots += other.unprotectable_boots;
         self.unprotectable_missing += other.unprotectable_missing;
         self.acks.extend(other.acks);
+        self.lateness = self.lateness.max(other.lateness);
         self.faults.extend(other.faults);
     }
 
