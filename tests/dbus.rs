@@ -186,7 +186,7 @@ async fn introspection_is_what_is_documented() {
     assert_eq!(got, documented, "if this is meant: UPDATE_DOCS=1 cargo test --test dbus");
 }
 
-/// What GetManagedObjects answers.
+/// What `GetManagedObjects` answers.
 type Objects<'a> = BTreeMap<zbus::ObjectPath<'a>, BTreeMap<&'a str, BTreeMap<&'a str, Variant<'a>>>>;
 
 #[tokio::test]
