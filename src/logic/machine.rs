@@ -483,6 +483,7 @@ impl Machine {
             // The first value is rule 6's, an edge from one to another is rule 3's.
             if self.chassis.last() == Some(Chassis::Off) && before.is_none() {
                 self.power = Some(Chassis::Off);
+                self.suspicion = None;
                 self.decide();
                 return;
             }
