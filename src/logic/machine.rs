@@ -446,6 +446,8 @@ impl Machine {
             self.cause = Cause::HostReport;
             self.note_seen();
         } else {
+            // It may have been Set while Off, and now again.
+            self.note_seen();
             self.history.repeat();
             if state.kind() != Kind::Post {
                 self.order_unit();
