@@ -491,6 +491,7 @@ impl Machine {
             }
         }
         self.follow_power(Cause::ChassisOff);
+        self.judge_post();
     }
 
     fn on_host(&mut self, value: Option<Host>) {
