@@ -446,6 +446,8 @@ impl Machine {
             self.cause = Cause::HostReport;
             self.note_seen();
         } else {
+            // It may have been Set while Off, and now again.
+            self.note_seen();
             self.history.repeat();
             if state.kind() != Kind::Post {
                 self.order_unit();
@@ -483,11 +485,13 @@ impl Machine {
             // The first value is rule 6's, an edge from one to another is rule 3's.
             if self.chassis.last() == Some(Chassis::Off) && before.is_none() {
                 self.power = Some(Chassis::Off);
+                self.suspicion = None;
                 self.decide();
                 return;
             }
         }
         self.follow_power(Cause::ChassisOff);
+        self.judge_post();
     }
 
     fn on_host(&mut self, value: Option<Host>) {
