@@ -108,9 +108,7 @@ impl Daemon {
         }
         to_loop.send(Input::Stop).unwrap_or_default();
         drop(to_loop);
-        if event_loop.await.is_err() {
-            return Err(Error::Part("event loop"));
-        }
+        let Ok(Ok(())) = event_loop.await else { return Err(Error::Part("event loop")) };
         match bus.await {
             Ok(Ok(())) => Ok(()),
             ended => Err(bus_ended(ended)),

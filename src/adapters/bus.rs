@@ -208,6 +208,7 @@ impl Bus {
             None => Ok(()),
             Some(Awaited::Name) if good => match reply.body().deserialize()? {
                 RequestNameReply::PrimaryOwner | RequestNameReply::AlreadyOwner => {
+                    self.status();
                     self.supervisor.ready();
                     Ok(())
                 }
@@ -357,6 +358,11 @@ impl Bus {
         call.map(|call| Message::method_return(&call.header()).build(body)).transpose()
     }
 
+    fn status(&mut self) {
+        let all = self.tree.acpi.iter().zip(&self.host_ids);
+        self.supervisor.status(all.map(|(object, id)| (*id, object.state(), object.view())));
+    }
+
     /// The messages of everything that no host waits for. Never inlined, so that the bench can count up
     /// to here.
     #[inline(never)]
@@ -382,8 +388,7 @@ impl Bus {
                 if let Some(object) = self.tree.acpi.get_mut(host) {
                     out.extend(object.track(*view)?);
                 }
-                let all = self.tree.acpi.iter().zip(&self.host_ids);
-                self.supervisor.status(all.map(|(object, id)| (*id, object.state(), object.view())));
+                self.status();
             }
             Output::Transitioned { host, when, entry } => {
                 if let Some(object) = self.tree.acpi.get(host) {

@@ -5,12 +5,12 @@
 //! task ([`Bus`](crate::adapters::bus)) does it in order. The gate is closed here, before anything
 //! else that a step brought about is even handed off.
 
-use std::time::{Duration, Instant};
-
-use tokio::{
-    sync::mpsc::{UnboundedReceiver, UnboundedSender},
-    time::sleep_until,
+use std::{
+    io,
+    time::{Duration, Instant},
 };
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use crate::{
     adapters::acpi_object::View,
@@ -20,6 +20,7 @@ use crate::{
         policy,
     },
     shell::{
+        alarm::Alarm,
         clock::{Clock, Wall},
         permits::{HostIndex, LEASE, Permits, RENEW},
     },
@@ -135,18 +136,20 @@ impl EventLoop {
         &self.views
     }
 
-    /// Runs until it is told to stop and the buses are quiet, or `ack_cap` later.
-    pub(crate) async fn run(mut self) {
+    /// Runs until it is told to stop and the buses are quiet, or `ack_cap` later. Fails only if there
+    /// is no timer.
+    pub(crate) async fn run(mut self) -> io::Result<()> {
+        let mut alarm = Alarm::new()?;
         loop {
             let wake_at = self.wake_at();
             let choice = tokio::select! {
                 biased;
                 input = self.inputs.recv() => Choice::Input(input),
-                () = sleep_until(wake_at.into()) => Choice::Time,
+                rung = alarm.until(wake_at) => rung.map(|()| Choice::Time)?,
             };
             self.look_at_lease();
             match choice {
-                Choice::Input(None) => return,
+                Choice::Input(None) => return Ok(()),
                 Choice::Input(Some(Input::Event(host, event))) => self.step(host, event),
                 Choice::Input(Some(Input::Drained)) | Choice::Time => self.tick(),
                 Choice::Input(Some(Input::History { host, id, most })) => self.history(host, id, most),
@@ -156,7 +159,7 @@ impl EventLoop {
             self.track();
             self.feed();
             if self.stop_at.is_some_and(|at| self.is_quiet() || at <= Instant::now()) {
-                return;
+                return Ok(());
             }
         }
     }

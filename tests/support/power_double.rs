@@ -104,6 +104,18 @@ impl PowerDouble {
         self.connection.send(&signal).await
     }
 
+    /// Goes away, and returns when the bus knows it.
+    pub async fn leave(self) {
+        self.task.abort();
+        // Nothing else holds the connection once the task has ended.
+        while !self.task.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        let connection = self.connection.clone();
+        drop(self);
+        connection.graceful_shutdown().await;
+    }
+
     /// Stops answering, without going away.
     pub fn hang(&self) {
         self.task.abort();

@@ -1,0 +1,515 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Plays `tests/scenarios/*.trace` against the machine, and keeps `docs/scenarios.md` in step with them.
+//!
+//! The expected values are written by hand from design 3.1 and 3.2 and `docs/decisions/0002`, never
+//! recorded from the code. How to read and write a trace is said in `tests/scenarios/README.md`.
+//! `UPDATE_DOCS=1 cargo test --test scenarios` writes the document; without it an outdated one fails.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test says what is wrong by failing"
+)]
+
+use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path, time::Duration};
+
+use acpi_stated::{
+    config,
+    logic::{
+        acpi::AcpiState,
+        evidence::{Chassis, Host, Os},
+        history::Entry,
+        machine::{Effect, Event, Machine, SetId, Stored, Target, UnitOrder},
+        policy::{BootStage, Diagnosis, FanLevel, Fans, SensorMode},
+        time::Time,
+    },
+};
+
+const HEADER: [&str; 11] =
+    ["time", "event", "state", "cause", "gate", "dimm", "thermal", "fans", "unit", "progress", "also"];
+
+/// One scenario, as its file says it.
+struct Scenario {
+    title: String,
+    explanation: String,
+    settings: config::Host,
+    stored: Option<Stored>,
+    /// From the options to the last row, as it is printed.
+    table: String,
+    rows: Vec<Row>,
+}
+
+struct Row {
+    line: usize,
+    at: Time,
+    event: String,
+    /// The columns from `state` on.
+    expected: Vec<String>,
+}
+
+// ---- Reading ---------------------------------------------------------------------------------------
+
+/// Columns are two or more spaces apart; a `|` is for the eye.
+fn columns(line: &str) -> Vec<String> {
+    let cells = line.replace('|', "  ");
+    cells.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(str::to_owned).collect()
+}
+
+fn read(text: &str) -> Result<Scenario, String> {
+    let mut lines = text.lines().enumerate().map(|(i, line)| (i + 1, line.trim_end()));
+    let title = lines.next().and_then(|(_, l)| l.strip_prefix("# ")).ok_or("no title")?.to_owned();
+    let mut scenario = Scenario {
+        title,
+        explanation: String::new(),
+        settings: config::Host::new(0),
+        stored: None,
+        table: String::new(),
+        rows: Vec::new(),
+    };
+    let mut began = false;
+    for (number, line) in lines {
+        if let Some(comment) = line.strip_prefix('#') {
+            writeln!(scenario.explanation, "{}", comment.trim()).unwrap();
+            continue;
+        }
+        if !line.is_empty() || began {
+            writeln!(scenario.table, "{line}").unwrap();
+        }
+        let wrong = |what: &str| format!("line {number}: {what}: {line}");
+        if line.is_empty() || line.starts_with("--") {
+            // For the reader.
+        } else if let Some(options) = line.strip_prefix("options") {
+            options
+                .split_whitespace()
+                .try_for_each(|o| option(&mut scenario.settings, o))
+                .map_err(|e| wrong(&e))?;
+        } else if let Some(words) = line.strip_prefix("stored") {
+            scenario.stored = Some(stored(words).ok_or_else(|| wrong("stored"))?);
+        } else if !began {
+            began = columns(line) == HEADER;
+            if !began {
+                return Err(wrong("this is not the header"));
+            }
+        } else {
+            let mut cells = columns(line);
+            if cells.len() != HEADER.len() {
+                return Err(wrong("a row has 11 columns"));
+            }
+            let expected = cells.split_off(2);
+            let at = seconds(&cells[0]).ok_or_else(|| wrong("time"))?;
+            scenario.rows.push(Row { line: number, at, event: cells[1].clone(), expected });
+        }
+    }
+    Ok(scenario)
+}
+
+/// `12.5`, in seconds, to the microsecond.
+fn seconds(text: &str) -> Option<Time> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let micros: u64 = format!("{fraction:0<6}").parse().ok()?;
+    Some(Time::from_micros(whole.parse::<u64>().ok()? * 1_000_000 + micros))
+}
+
+fn option(settings: &mut config::Host, option: &str) -> Result<(), String> {
+    let evidence = &mut settings.evidence;
+    match option {
+        "post_complete=trusted" => evidence.post_complete_trusted = true,
+        "s0_from_post_complete" => evidence.s0_from_post_complete = true,
+        "s2_from_power_on" => evidence.s2_from_power_on = true,
+        "host_off_is_off" => evidence.host_off_is_off = true,
+        "dimms" => settings.has_dimms = true,
+        _ => return Err(format!("no such option: {option}")),
+    }
+    Ok(())
+}
+
+fn stored(words: &str) -> Option<Stored> {
+    let mut words = words.split_whitespace();
+    let mut stored =
+        Stored { state: AcpiState::from_name(words.next()?)?, reset_suspected: false, same_bmc_boot: false };
+    for word in words {
+        match word {
+            "reset_suspected" => stored.reset_suspected = true,
+            "same_bmc_boot" => stored.same_bmc_boot = true,
+            _ => return None,
+        }
+    }
+    Some(stored)
+}
+
+/// What a row's event tells the machine; `busy` tells it nothing.
+fn event(text: &str, id: SetId, machine: &Machine) -> Option<Event> {
+    let member = |kind: &str, value: &str| format!("xyz.openbmc_project.State.{kind}.{value}");
+    let words: Vec<_> = text.split(' ').collect();
+    let known = |ok: bool| ok.then_some(()).expect("a value of the interface, or `nonsense`");
+    Some(match words[..] {
+        ["busy"] => return None,
+        ["chassis", value] => {
+            let read = Chassis::from_dbus(&member("Chassis.PowerState", value));
+            known(read.is_some() || value == "nonsense");
+            Event::Chassis(read)
+        }
+        ["host", value] => {
+            let read = Host::from_dbus(&member("Host.HostState", value));
+            known(read.is_some() || value == "nonsense");
+            Event::Host(read)
+        }
+        ["os", value] => Event::Os(Os::from_dbus(&member("OperatingSystem.Status.OSStatus", value))),
+        ["gone", "chassis"] => Event::Chassis(None),
+        ["gone", "host"] => Event::Host(None),
+        ["gone", "os"] => Event::Os(None),
+        ["set", state] => Event::Set { id, state: AcpiState::from_name(state).expect("a state") },
+        ["set-device", state] => {
+            Event::SetDevice { id, state: AcpiState::from_name(state).expect("a state") }
+        }
+        ["drained"] => Event::Drained { epoch: machine.epoch() },
+        ["dimms-known"] => Event::DimmsKnown { epoch: machine.epoch() },
+        ["guard-alarm"] => Event::GuardAlarm,
+        ["progress-by-others"] => Event::BootProgressByOthers,
+        ["lapsed"] => Event::Lapsed,
+        ["tick"] => Event::Tick,
+        _ => panic!("no such event: {text}"),
+    })
+}
+
+// ---- Playing ---------------------------------------------------------------------------------------
+
+/// The machine and what a world around it would see.
+struct Bench {
+    machine: Machine,
+    busy: bool,
+    /// What Get returns: state, device.
+    got: (AcpiState, AcpiState),
+    /// Sets without an answer, and the value of `SysACPIStatus` each wants.
+    waiting: Vec<SetId>,
+    last_id: u32,
+    boots: u32,
+    in_boot: bool,
+    repeats: Option<Entry>,
+    /// Changes of the state that were not told yet.
+    untold: usize,
+    diagnoses: Vec<Diagnosis>,
+}
+
+/// What one row brought about.
+#[derive(Default)]
+struct Seen {
+    units: Vec<String>,
+    progress: Vec<String>,
+    also: BTreeMap<u8, String>,
+}
+
+impl Bench {
+    fn new(scenario: &Scenario) -> Self {
+        Self {
+            machine: Machine::new(Time::ZERO, scenario.settings.clone(), scenario.stored),
+            busy: false,
+            got: (AcpiState::Unknown, AcpiState::Unknown),
+            waiting: Vec::new(),
+            last_id: 0,
+            boots: 0,
+            in_boot: false,
+            repeats: None,
+            untold: 0,
+            diagnoses: Vec::new(),
+        }
+    }
+
+    /// Plays one row, and returns its columns from `state` on.
+    fn play(&mut self, at: Time, text: &str) -> Vec<String> {
+        let mut seen = Seen::default();
+        let waited = self.waiting.clone();
+        let next = SetId(self.last_id + 1);
+        let event = event(text, next, &self.machine);
+        if matches!(event, Some(Event::Set { .. } | Event::SetDevice { .. })) {
+            self.last_id += 1;
+            self.waiting.push(next);
+        }
+        self.busy = text == "busy" || (self.busy && text != "drained");
+        let state_before = self.machine.state();
+        let mut transitions = Vec::new();
+        if let Some(event) = event {
+            self.step(at, event, &mut seen, &mut transitions);
+        }
+        if !self.busy && self.machine.is_draining() {
+            let epoch = self.machine.epoch();
+            self.step(at, Event::Drained { epoch }, &mut seen, &mut transitions);
+        }
+
+        let answered = waited.iter().filter(|id| !self.waiting.contains(id)).count();
+        if answered > 0 {
+            seen.also.insert(1, format!("answers {answered}"));
+        }
+        if self.waiting.contains(&next) {
+            seen.also.insert(0, "waits".into());
+        }
+        // Every change of the state is a transition, told at the end of the drain, and nothing else is one but
+        // rule 5 in S2.
+        self.untold += usize::from(self.machine.state() != state_before);
+        let (again, changes): (Vec<Entry>, Vec<Entry>) = transitions.iter().partition(|t| t.from == t.to);
+        self.untold = self.untold.checked_sub(changes.len()).expect("a transition is a change");
+        if !again.is_empty() {
+            seen.also.insert(4, "again".into());
+        }
+        self.notice(&mut seen);
+        if !self.machine.is_draining() {
+            assert_eq!(self.got.0, self.machine.state(), "what Get returns");
+            assert_eq!(self.waiting, [], "Sets without an answer");
+            assert_eq!(self.untold, 0, "changes that are no transition");
+        }
+        self.print(&seen)
+    }
+
+    fn step(&mut self, at: Time, event: Event, seen: &mut Seen, transitions: &mut Vec<Entry>) {
+        let draining = self.machine.is_draining();
+        for effect in self.machine.step(at, event) {
+            match effect {
+                Effect::Publish { state, device } => {
+                    assert_ne!((state, device), (None, None), "an empty signal");
+                    assert_ne!(state, Some(self.got.0), "a signal without a change");
+                    assert_ne!(device, Some(self.got.1), "a signal without a change");
+                    self.got = (state.unwrap_or(self.got.0), device.unwrap_or(self.got.1));
+                    if let Some(device) = device {
+                        seen.also.insert(8, format!("dev {}", device.name()));
+                    }
+                }
+                Effect::Answer(id) => {
+                    let asked = self.waiting.iter().position(|other| *other == id);
+                    self.waiting.remove(asked.expect("answered once"));
+                    // What was Set is what Get returns, and was signalled before.
+                    if let Event::Set { id: set, state } = event
+                        && set == id
+                        && !draining
+                    {
+                        assert_eq!(self.got.0, state, "what Get returns");
+                    }
+                    if let Event::SetDevice { state, .. } = event {
+                        assert_eq!(self.got.1, state, "what Get returns");
+                    }
+                }
+                Effect::DrainTimedOut => drop(seen.also.insert(2, "drain-timeout".into())),
+                Effect::Assert => drop(seen.also.insert(5, "assert".into())),
+                Effect::Transitioned(entry) => transitions.push(entry),
+                Effect::Unit(order) => seen.units.push(unit(order)),
+                Effect::BootProgress(stage) => seen.progress.push(progress(stage).into()),
+                Effect::PostCompleteBogus => {}
+            }
+        }
+    }
+
+    /// What no effect says: boots, repeats, diagnoses.
+    fn notice(&mut self, seen: &mut Seen) {
+        let history = self.machine.history();
+        let newest = history.newest_first().next().copied();
+        if let (Some(before), Some(now)) = (self.repeats, newest)
+            && (before.at, before.to) == (now.at, now.to)
+            && now.repeats > before.repeats
+        {
+            seen.also.insert(3, "repeat".into());
+        }
+        self.repeats = newest;
+        if history.boots() > self.boots {
+            seen.also.insert(6, "boot begins".into());
+        }
+        let began = self.in_boot || history.boots() > self.boots;
+        if began && !history.in_boot() {
+            seen.also.insert(7, "boot ends".into());
+        }
+        (self.boots, self.in_boot) = (history.boots(), history.in_boot());
+        let diagnoses = self.machine.diagnoses();
+        let news = |before: &[Diagnosis], after: &[Diagnosis]| {
+            let new = after.iter().filter(|d| !before.contains(d)).map(|d| d.name());
+            new.collect::<Vec<_>>().join(" ")
+        };
+        for (key, word, names) in [
+            (9, "raised", news(&self.diagnoses, &diagnoses)),
+            (10, "cleared", news(&diagnoses, &self.diagnoses)),
+        ] {
+            if !names.is_empty() {
+                seen.also.insert(key, format!("{word} {names}"));
+            }
+        }
+        self.diagnoses = diagnoses;
+    }
+
+    fn print(&self, seen: &Seen) -> Vec<String> {
+        let machine = &self.machine;
+        let mut state = machine.state().name().to_owned();
+        if self.got.0 != machine.state() {
+            write!(state, " ({})", self.got.0.name()).unwrap();
+        }
+        let reasons = machine.gate_reasons();
+        assert_eq!(reasons.is_empty(), machine.is_open(), "the gate and its reasons");
+        let gate = match reasons.iter().map(|r| r.name()).collect::<Vec<_>>().join("+") {
+            reasons if reasons.is_empty() => "open".into(),
+            reasons => reasons,
+        };
+        let or_dot = |list: String| if list.is_empty() { ".".into() } else { list };
+        vec![
+            state,
+            machine.cause().name().to_owned(),
+            gate,
+            mode(machine.dimm_sensors()).into(),
+            mode(machine.thermal_sensors()).into(),
+            fans(machine.fans()),
+            or_dot(seen.units.join(", ")),
+            or_dot(seen.progress.join(", ")),
+            or_dot(seen.also.values().cloned().collect::<Vec<_>>().join(", ")),
+        ]
+    }
+}
+
+fn mode(mode: SensorMode) -> &'static str {
+    match mode {
+        SensorMode::Unavailable => "n/a",
+        SensorMode::Read => "read",
+    }
+}
+
+fn fans(fans: Fans) -> String {
+    match fans {
+        Fans::Free => "free".into(),
+        Fans::Held { level, at_least_found } => {
+            let level = match level {
+                FanLevel::S2 => "s2",
+                FanLevel::Stall => "stall",
+            };
+            format!("{level}{}", if at_least_found { "+" } else { "" })
+        }
+    }
+}
+
+fn unit(order: UnitOrder) -> String {
+    let name = |target| match target {
+        Target::S0 => "s0",
+        Target::S2 => "s2",
+        Target::S5 => "s5",
+    };
+    match order {
+        UnitOrder::Start(target) => format!("start {}", name(target)),
+        UnitOrder::Restart(target) => format!("restart {}", name(target)),
+        UnitOrder::StopAll => "stop all".into(),
+    }
+}
+
+fn progress(stage: BootStage) -> &'static str {
+    match stage {
+        BootStage::Unspecified => "Unspecified",
+        BootStage::PrimaryProcInit => "PrimaryProcInit",
+        BootStage::OSStart => "OSStart",
+    }
+}
+
+/// Plays a scenario to its end; says every row that differs.
+fn play(scenario: &Scenario) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut bench = Bench::new(scenario);
+    let mut now = Time::ZERO;
+    let mut shown = bench.print(&Seen::default());
+    for row in &scenario.rows {
+        assert!(row.at >= now, "line {}: time runs backwards", row.line);
+        // Time passes; nothing may change that has no row of its own.
+        for wakes in 0.. {
+            assert!(wakes < 1000, "line {}: no end of wake-ups", row.line);
+            let Some(at) = bench.machine.wake_at().filter(|at| *at <= row.at) else { break };
+            assert!(at > now, "line {}: a wake-up at {at} when it is {now}", row.line);
+            if at == row.at && row.event == "tick" {
+                break;
+            }
+            now = at;
+            let after = bench.play(now, "tick");
+            if after != shown {
+                faults.push(format!(
+                    "before line {}: a change at {now}:\n      {}",
+                    row.line,
+                    after.join("  ")
+                ));
+                shown = after;
+            }
+        }
+        now = row.at;
+        let got = bench.play(now, &row.event);
+        if got != row.expected {
+            faults.push(format!(
+                "line {}: {}\n  want {}\n  got  {}",
+                row.line,
+                row.event,
+                row.expected.join("  "),
+                got.join("  ")
+            ));
+        }
+        // Orders and events are of their moment; what stays is what must not change by itself.
+        shown = got;
+        for cell in &mut shown[6..] {
+            *cell = ".".into();
+        }
+    }
+    // A wake-up that comes early, twice or late changes nothing.
+    let again = bench.play(now + Duration::from_micros(1), "tick");
+    if again != shown {
+        faults.push(format!("after the last row: a change:\n      {}", again.join("  ")));
+    }
+    faults
+}
+
+fn all() -> Vec<(String, Scenario)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "trace"));
+    files.sort();
+    let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
+    let read = |path: &Path| {
+        read(&fs::read_to_string(path).unwrap()).unwrap_or_else(|fault| panic!("{}: {fault}", path.display()))
+    };
+    files.iter().map(|path| (name(path), read(path))).collect()
+}
+
+#[test]
+fn every_scenario_goes_as_written() {
+    let scenarios = all();
+    let rows: usize = scenarios.iter().map(|(_, s)| s.rows.len()).sum();
+    println!("{} scenarios, {rows} rows", scenarios.len());
+    let only = std::env::var("SCENARIO").unwrap_or_default();
+    let mut faults = String::new();
+    for (name, scenario) in scenarios.iter().filter(|(name, _)| name.contains(&only)) {
+        for fault in play(scenario) {
+            writeln!(faults, "{name}, {fault}").unwrap();
+        }
+    }
+    assert!(faults.is_empty(), "\n{faults}");
+}
+
+#[test]
+fn the_document_shows_every_scenario() {
+    let mut document = String::from(
+        "# Scenarios\n\n\
+         Generated from `tests/scenarios/*.trace` by `UPDATE_DOCS=1 cargo test --test scenarios`; do not edit.\n\
+         Each is a test. `tests/scenarios/README.md` says how to read the columns.\n\n",
+    );
+    let scenarios = all();
+    for (name, scenario) in &scenarios {
+        let anchor: String = scenario
+            .title
+            .to_lowercase()
+            .chars()
+            .filter_map(|c| match c {
+                ' ' => Some('-'),
+                c if c.is_alphanumeric() || c == '-' || c == '_' => Some(c),
+                _ => None,
+            })
+            .collect();
+        writeln!(document, "- [{}](#{anchor}) (`{name}`)", scenario.title).unwrap();
+    }
+    for (_, scenario) in &scenarios {
+        let (title, text) = (&scenario.title, scenario.explanation.trim());
+        write!(document, "\n## {title}\n\n{text}\n\n```\n{}\n```\n", scenario.table.trim()).unwrap();
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/scenarios.md");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(&path, &document).unwrap();
+    }
+    let there = fs::read_to_string(&path).unwrap_or_default();
+    assert!(there == document, "docs/scenarios.md is out of date: UPDATE_DOCS=1 cargo test --test scenarios");
+}
