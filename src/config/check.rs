@@ -90,14 +90,15 @@ impl Hosts {
 fn check_host(host: &keys::Host, at: &str, problems: &mut Problems, warnings: &mut Problems) {
     let evidence = &host.evidence;
     let trusted = evidence.post_complete == PostComplete::Trusted;
-    if evidence.s0_from_post_complete && !trusted {
+    let unclear = problems.told(&format!("{at}.evidence.post_complete"));
+    if evidence.s0_from_post_complete && !trusted && !unclear {
         problems.add(
             &format!("{at}.evidence.s0_from_post_complete"),
             "without a trusted POST complete it can never act",
             "set post_complete to \"trusted\" if the board's line is that, or this to false",
         );
     }
-    if evidence.s2_from_power_on && !trusted {
+    if evidence.s2_from_power_on && !trusted && !unclear {
         warnings.add(
             &format!("{at}.evidence.s2_from_power_on"),
             "firmware that does not report S2, and no trusted POST complete: a warm reset that changes no D-Bus \
@@ -217,7 +218,7 @@ fn check_buses(config: &Config, hosts: &Hosts, problems: &mut Problems, warnings
             );
         }
         let Some(listed) = &bus.hosts else { continue };
-        if config.hosts.whole && listed.whole && listed.items.is_empty() && !hosts.ids.is_empty() {
+        if listed.whole && listed.items.is_empty() && !hosts.ids.is_empty() {
             problems.add(
                 &format!("{at}.hosts"),
                 "no host is listed: nothing would keep this bus quiet",
@@ -261,14 +262,18 @@ fn check_sensors(config: &Config, hosts: &Hosts, problems: &mut Problems, warnin
         }
         match sensor.host {
             None if config.hosts.whole && !hosts.ids.is_empty() => {
-                problems.add(&format!("{at}.host"), "missing, and there is more than one", hosts.told());
+                problems.missing(
+                    &format!("{at}.host"),
+                    "missing, and there is more than one host",
+                    hosts.told(),
+                );
             }
             Some(id) if !hosts.know(id.0) => {
                 problems.found(&format!("{at}.host"), &id.write(), "there is no such host", hosts.told());
             }
             Some(_) | None => {}
         }
-        check_source(config, sensor, &at, problems);
+        check_source(config, hosts, sensor, &at, problems);
         if let (Some(bus), Some(address)) = (sensor.bus, sensor.address)
             && !places.insert((bus, address.0))
         {
@@ -294,7 +299,7 @@ fn check_sensors(config: &Config, hosts: &Hosts, problems: &mut Problems, warnin
 }
 
 /// Where it is read: a bus and an address, or a file.
-fn check_source(config: &Config, sensor: &keys::Sensor, at: &str, problems: &mut Problems) {
+fn check_source(config: &Config, hosts: &Hosts, sensor: &keys::Sensor, at: &str, problems: &mut Problems) {
     if let Some(path) = &sensor.path {
         if sensor.device != Device::Hwmon {
             let wrong = format!("a {} is not read from a file", sensor.device.word());
@@ -314,9 +319,12 @@ fn check_source(config: &Config, sensor: &keys::Sensor, at: &str, problems: &mut
         }
         return;
     }
+    if problems.told(&format!("{at}.path")) {
+        return;
+    }
     let or_path = if sensor.device == Device::Hwmon { ", or a path in place of bus and address" } else { "" };
     match sensor.bus {
-        None => problems.add(
+        None => problems.missing(
             &format!("{at}.bus"),
             "missing",
             format!("give the number of a bus in \"buses\"{or_path}"),
@@ -330,7 +338,7 @@ fn check_source(config: &Config, sensor: &keys::Sensor, at: &str, problems: &mut
             ),
             Some(bus) if sensor.group != Group::Thermal => {
                 let whole = bus.hosts.as_ref().is_some_and(|hosts| hosts.whole);
-                if let Some(id) = sensor.host.filter(|id| whole && !lists(bus, id.0)) {
+                if let Some(id) = sensor.host.filter(|id| whole && hosts.know(id.0) && !lists(bus, id.0)) {
                     problems.found(
                         &format!("{at}.bus"),
                         &number.write(),
@@ -349,7 +357,7 @@ fn check_source(config: &Config, sensor: &keys::Sensor, at: &str, problems: &mut
         Device::Sbtsi | Device::Tmp75 | Device::Lm75 | Device::Tmp421 | Device::Pmbus | Device::Hwmon => None,
     };
     match (sensor.address, range) {
-        (None, _) => problems.add(
+        (None, _) => problems.missing(
             &format!("{at}.address"),
             "missing",
             format!("give its address on the bus, as \"0x18\"{or_path}"),

@@ -64,6 +64,18 @@ impl Problems {
         self.0.push(Problem { at: at.to_owned(), found: None, wrong: wrong.into(), remedy: remedy.into() });
     }
 
+    /// Something is wrong there already: what follows from it is not worth telling.
+    pub(crate) fn told(&self, at: &str) -> bool {
+        self.0.iter().any(|problem| problem.at == at)
+    }
+
+    /// What must be there is not.
+    pub(crate) fn missing(&mut self, at: &str, wrong: &str, remedy: impl Into<String>) {
+        if !self.told(at) {
+            self.add(at, wrong, remedy);
+        }
+    }
+
     pub(crate) fn found(
         &mut self,
         at: &str,
