@@ -158,7 +158,8 @@ keys_with_defaults! {
     }
 
     /// The units that a host's states start. `null`: host N starts `host-sX-state@N.target`, and host 0
-    /// the plain `host-sX-state.target` as well. A unit named here takes the place of those.
+    /// the plain `host-sX-state.target` as well. A unit named here takes the place of those,
+    /// and must conflict with those of the other two states as they do: that is what stops it.
     struct Targets {
         /// Started in a working state (S0).
         s0: Option<UnitName> = None,

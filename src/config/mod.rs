@@ -294,19 +294,21 @@ impl Loaded {
 
 /// Loads `file`, or else the first of [`FILES`] that is there, or else the defaults.
 pub fn load(file: Option<&Path>) -> Result<Loaded, Refused> {
-    let Some(file) = file else {
-        for file in FILES.map(Path::new) {
-            match File::open(file) {
-                // One that is there and cannot be opened is what was meant.
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                opened => return load_opened(file, opened),
-            }
+    match file {
+        Some(file) => load_opened(file, File::open(file)),
+        None => load_first(&FILES),
+    }
+}
+
+fn load_first(files: &[&str]) -> Result<Loaded, Refused> {
+    for file in files.iter().map(Path::new) {
+        match File::open(file) {
+            // One that is there and cannot be opened is what was meant.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            opened => return load_opened(file, opened),
         }
-        let mut loaded = parse(b"{}").map_err(|problems| Refused { file: PathBuf::new(), problems })?;
-        loaded.file = None;
-        return Ok(loaded);
-    };
-    load_opened(file, File::open(file))
+    }
+    parse(b"{}").map_err(|problems| Refused { file: PathBuf::new(), problems })
 }
 
 fn load_opened(file: &Path, opened: std::io::Result<File>) -> Result<Loaded, Refused> {
@@ -341,5 +343,112 @@ pub fn parse(text: &[u8]) -> Result<Loaded, Vec<Problem>> {
             Ok(Loaded { file: None, settings, warnings: warnings.0, effective })
         }
         Some(_) | None => Err(problems.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOWHERE: &str = "/nowhere/config.json";
+    const SLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/eight-host-sled.json");
+    const BOARD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/ast2600-one-socket.json");
+
+    #[test]
+    fn the_first_file_that_is_there() {
+        assert_eq!(load_first(&[SLED, BOARD]).unwrap().settings.hosts.len(), 8);
+        let loaded = load_first(&[NOWHERE, BOARD]).unwrap();
+        assert_eq!(loaded.file.as_deref(), Some(Path::new(BOARD)));
+        assert_eq!(loaded.settings.hosts.len(), 1);
+    }
+
+    /// It is there and cannot be read: the second is not what is meant.
+    #[test]
+    fn a_first_file_that_cannot_be_read_is_refused() {
+        let refused = load_first(&[env!("CARGO_MANIFEST_DIR"), BOARD]).unwrap_err();
+        assert_eq!(refused.file, Path::new(env!("CARGO_MANIFEST_DIR")));
+    }
+
+    #[test]
+    fn without_a_file_all_is_default_and_one_line_says_so() {
+        let loaded = load_first(&[NOWHERE]).unwrap();
+        assert_eq!(loaded.file, None);
+        assert_eq!(format!("{:?}", loaded.settings), format!("{:?}", Settings::default()));
+        let lines: Vec<String> = loaded.warning_lines().collect();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+    }
+
+    /// The example of a whole configuration, as the daemon works with it.
+    #[test]
+    fn what_a_file_says_is_what_is_set() {
+        let settings = load(Some(Path::new(BOARD))).unwrap().settings;
+        let [host] = settings.hosts.as_slice() else { panic!("{settings:?}") };
+        assert!(host.has_dimms);
+        assert_eq!(host.timing, Timing::default());
+        assert_eq!(host.fans.zones, ["/xyz/openbmc_project/settings/fanctrl/zone0"]);
+        assert_eq!(host.targets.s0, ["host-s0-state.target", "host-s0-state@0.target"]);
+        assert_eq!(settings.buses, [Bus::new(3, vec![0]), Bus::new(4, vec![0])]);
+        let sensor = settings.sensors.first().unwrap();
+        assert_eq!(
+            (sensor.name.as_str(), sensor.host, sensor.poll),
+            ("DIMM_TEMP_A1", 0, Duration::from_secs(1))
+        );
+        assert_eq!(sensor.source, Source::Device { device: Device::Jc42, bus: 3, address: 0x18 });
+        assert_eq!(sensor.warning, Limits { low: None, high: Some(85.0) });
+
+        let sled = load(Some(Path::new(SLED))).unwrap().settings;
+        let units: Vec<_> = sled.hosts.iter().map(|host| host.targets.s2.last().unwrap().as_str()).collect();
+        assert_eq!(units.first(), Some(&"host-s2-state@0.target"));
+        assert_eq!(units.last(), Some(&"host-s2-state@7.target"));
+        assert_eq!(sled.hosts.last().unwrap().targets.s2.len(), 1);
+        assert_eq!(sled.buses.last(), Some(&Bus::new(23, vec![7])));
+    }
+
+    #[test]
+    fn every_key_of_a_host_arrives() {
+        let text = br#"{ "hosts": [{ "id": 2,
+            "evidence": { "post_complete": "trusted", "s0_from_post_complete": true, "s2_from_power_on": true, "host_off_is_off": true },
+            "timing": { "ack_cap_ms": 2000, "settle": 1, "reset_confirm": 2, "host_off": 3, "deadline": 4, "silent_after": 5,
+                        "restore_settle": 6, "thermal_grace": 7.5, "max_resets": 8 },
+            "targets": { "s0": "a.target", "s2": "b.target", "s5": "c.service" },
+            "fans": { "zones": ["/z"], "pwm": ["/p"], "s2_pwm": 10, "stall_pwm": 20, "hold_after": 9, "guard_sensors": ["/g"] },
+            "cpu_power_sensor": "/c", "spd_mux": { "line": "MUX", "host_level": 0 }, "quiesce": ["q.service"] }] }"#;
+        let settings = parse(text).unwrap().settings;
+        let [host] = settings.hosts.as_slice() else { panic!("{settings:?}") };
+        let seconds = Duration::from_secs;
+        assert_eq!(host.id, 2);
+        assert_eq!(
+            host.evidence,
+            Evidence {
+                post_complete_trusted: true,
+                s0_from_post_complete: true,
+                s2_from_power_on: true,
+                host_off_is_off: true
+            }
+        );
+        assert_eq!(
+            host.timing,
+            Timing {
+                ack_cap: seconds(2),
+                settle: seconds(1),
+                reset_confirm: seconds(2),
+                host_off: seconds(3),
+                deadline: seconds(4),
+                silent_after: seconds(5),
+                restore_settle: seconds(6),
+                thermal_grace: Duration::from_millis(7500),
+                hold_after: seconds(9),
+                max_resets: 8,
+            }
+        );
+        let one = |name: &str| vec![name.to_owned()];
+        assert_eq!(host.targets, Targets { s0: one("a.target"), s2: one("b.target"), s5: one("c.service") });
+        assert_eq!(
+            host.fans,
+            Fans { zones: one("/z"), pwm: one("/p"), s2_pwm: 10, stall_pwm: 20, guard_sensors: one("/g") }
+        );
+        assert_eq!(host.cpu_power_sensor.as_deref(), Some("/c"));
+        assert_eq!(host.spd_mux, Some(SpdMux { line: "MUX".to_owned(), host_level: false }));
+        assert_eq!(host.quiesce, one("q.service"));
     }
 }
