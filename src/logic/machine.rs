@@ -628,6 +628,8 @@ impl Machine {
 
     /// Everything whose time has come. Each rule that acts takes its own condition away, so this ends.
     fn advance(&mut self) {
+        // Due long before rule 6's two minutes, if the wake-up is that late.
+        self.follow_power(Cause::HostOff);
         if let Start::Undecided { at_the_latest, .. } = self.start {
             let read = self.chassis.last().is_some() && self.host.last().is_some();
             if read || at_the_latest <= self.now {
