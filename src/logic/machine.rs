@@ -456,7 +456,7 @@ impl Machine {
             self.emit(Effect::Assert);
             let retry = last_set.is_some_and(|last| self.now.since(last) < RESET_BETWEEN_SETS);
             if !retry && !self.is_off() {
-                self.emit(Effect::Unit(UnitOrder::Restart(Target::S2)));
+                self.restart_unit();
             }
         }
     }
@@ -737,7 +737,7 @@ impl Machine {
         }
         if again && cause == Cause::HostReset {
             self.emit(Effect::Assert);
-            self.emit(Effect::Unit(UnitOrder::Restart(Target::S2)));
+            self.restart_unit();
         } else {
             self.order_unit();
         }
@@ -794,6 +794,12 @@ impl Machine {
             UnitRow::NoneActive => UnitOrder::StopAll,
         };
         self.emit(Effect::Unit(order));
+    }
+
+    /// S2 once more.
+    fn restart_unit(&mut self) {
+        self.unit_row = Some(UnitRow::Active(Target::S2));
+        self.emit(Effect::Unit(UnitOrder::Restart(Target::S2)));
     }
 
     fn write_progress(&mut self) {
