@@ -85,12 +85,14 @@ impl Daemon {
 
         let ids: Vec<u32> = settings.hosts.iter().map(|host| host.id).collect();
         // A host feels how long its Set takes, so `ack_cap` is real time on any clock.
+        let stop_within = settings.hosts.iter().map(|host| host.timing.ack_cap).max().unwrap_or_default();
         let machines = settings.hosts.into_iter().map(|mut host| {
             host.timing.ack_cap = clock.of_real(host.timing.ack_cap);
             Machine::new(clock.now(), host, None)
         });
-        let event_loop =
-            EventLoop::new(clock, permits, machines.collect(), inputs, to_bus, supervisor.feed_every());
+        let machines = machines.collect();
+        let feed_every = supervisor.feed_every();
+        let event_loop = EventLoop::new(clock, permits, machines, inputs, to_bus, feed_every, stop_within);
 
         let objects = event_loop.views().iter().zip(&ids).enumerate();
         let acpi = objects.map(|(host, (view, id))| AcpiObject::new(host, *id, view.clone())).collect();
@@ -106,9 +108,7 @@ impl Daemon {
         }
         to_loop.send(Input::Stop).unwrap_or_default();
         drop(to_loop);
-        if event_loop.await.is_err() {
-            return Err(Error::Part("event loop"));
-        }
+        let Ok(Ok(())) = event_loop.await else { return Err(Error::Part("event loop")) };
         match bus.await {
             Ok(Ok(())) => Ok(()),
             ended => Err(bus_ended(ended)),

@@ -5,58 +5,48 @@
 //! from the log of its buses, from its own pollers and from what it sees on D-Bus.
 
 use std::{
-    fmt,
     sync::Arc,
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use acpi_stated::{
-    config::{Bus, Evidence, Host as HostSettings, Settings, Timing},
-    daemon::Daemon,
-    shell::{clock::Clock, permits::Permits, supervisor::Supervisor},
-};
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinSet,
-};
+use acpi_stated::shell::{clock::Clock, permits::Permits};
+use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
     Error, Result,
-    clock::{millis, secs, sleep},
+    clock::{Lateness, millis, secs, sleep},
+    daemon::DaemonThread,
     host::{Answer, Firmware, Host, Report, Spds},
-    ipmid::{Ipmid, SET_ACPI_POWER_STATE, cc},
+    ipmid::{GET_ACPI_POWER_STATE, Ipmid, SET_ACPI_POWER_STATE, cc},
     mapper,
-    objects::{Written, connect},
+    objects::Written,
     observer::Observer,
-    poller::{Gate, Poller},
-    power_control::{Flavour, PowerControl},
+    poller::Poller,
+    power_control::PowerControl,
     private_bus::PrivateBus,
-    simbus::{DIMMS, Master, SimBus},
-    systemd::{Manners, Systemd},
+    setup::{BUSES, DIMMS_INSTALLED, Setup, Way},
+    simbus::{Master, SimBus},
+    systemd::Systemd,
     tally::{Count, Tally},
-    timeline::{Detail, Timeline, Who},
+    timeline::{Timeline, Who},
     truth::{Performed, Quiet, REACTION},
 };
-
-/// The Linux numbers of the board's buses.
-pub const BUSES: [u32; 2] = [3, 4];
-/// How many DIMMs the board has.
-pub const DIMMS_INSTALLED: usize = BUSES.len() * DIMMS.len();
 
 /// From the reset vector to the first thing that firmware does for us: a report or an SPD read.
 const EARLY_INIT: Duration = secs(4);
 /// A sped-up UEFI must not become faster than any real one: from a power signal to its first SPD read
 /// it takes at least this real time.
-const EARLIEST_SPD: Duration = Duration::from_millis(60);
+const EARLIEST_SPD: Duration = Duration::from_millis(80);
 /// From the last SPD read to the end of POST.
-const REST_OF_POST: Duration = secs(8);
+const REST_OF_POST: Duration = secs(4);
 /// From POST complete to `ExitBootServices`.
-const BOOT_LOADER: Duration = secs(2);
+const BOOT_LOADER: Duration = secs(1);
 /// How long the host works before the next event, once the BMC polls.
-const WORK: Duration = secs(8);
+const WORK: Duration = secs(4);
 /// How long the power is off between a shutdown and the power button.
-const OFF: Duration = secs(5);
+const OFF: Duration = secs(3);
+/// Longer than a warm reset takes, and by far too short for one to be confirmed.
+const SLOW_RAILS: Duration = millis(800);
 /// From the report of S5 to the fall of power.
 const SMM: Duration = secs(1);
 /// How long the gate may take to open, in real time and on the board's clock. 20 s are the daemon's
@@ -65,101 +55,7 @@ const OPENING: (Duration, Duration) = (Duration::from_secs(5), secs(60));
 /// How long the daemon may take to serve, in real time.
 const START: Duration = Duration::from_secs(10);
 
-/// What a board is made of.
-#[derive(Clone, Debug)]
-pub struct Setup {
-    /// The host's firmware.
-    pub firmware: Firmware,
-    /// The power service.
-    pub power: Flavour,
-    /// What the daemon is told of this board.
-    pub evidence: Evidence,
-    /// The daemon's times.
-    pub timing: Timing,
-    /// Whether the poller heeds the gate.
-    pub gate: Gate,
-    /// How systemd behaves.
-    pub systemd: Manners,
-    /// How many times faster than life.
-    pub speed: u32,
-    /// How much is told.
-    pub detail: Detail,
-}
-
-impl Setup {
-    /// A board with this firmware and power service, and with what the daemon must be told of them.
-    #[must_use]
-    pub fn new(firmware: Firmware, power: Flavour, speed: u32) -> Self {
-        let evidence = match firmware {
-            Firmware::F | Firmware::FLate | Firmware::FRetry => Evidence::default(),
-            Firmware::M => Evidence { s2_from_power_on: true, ..Evidence::default() },
-            Firmware::N => Evidence {
-                post_complete_trusted: true,
-                s0_from_post_complete: true,
-                s2_from_power_on: true,
-                ..Evidence::default()
-            },
-        };
-        Self {
-            firmware,
-            power,
-            evidence,
-            timing: Timing::default(),
-            gate: Gate::Heeded,
-            systemd: Manners::Prompt,
-            speed,
-            detail: Detail::Silent,
-        }
-    }
-}
-
-/// How a boot comes about, from a working host if nothing else is said.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Way {
-    /// The power button, from off.
-    PowerOn,
-    /// The operating system shuts down, the power falls 0.2 s later; then the power button.
-    OsShutdown,
-    /// The same, but the power takes 3 s to fall: it looks like a warm reset first.
-    SlowOsShutdown,
-    /// An operator's power cycle: the host cannot report it.
-    PowerCycle,
-    /// The host's own power cycle, off for 0.3 s only, without a report.
-    ShortCycle,
-    /// DC power is lost and comes back.
-    DcLoss,
-    /// The power button is held, then pressed; also out of a host that hangs.
-    ForcedOff,
-    /// The host resets with its power on.
-    WarmReset,
-    /// A power cycle, and a reset in the middle of POST that nothing shows.
-    ResetInPost,
-    /// A power cycle, and UEFI hangs in POST.
-    Hang,
-    /// A power cycle, and while UEFI trains memory, an administrator sets S0 over the network.
-    AdminSetsS0,
-}
-
-impl fmt::Display for Way {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::PowerOn => "power on",
-            Self::OsShutdown => "OS shutdown, power on",
-            Self::SlowOsShutdown => "OS shutdown with slow rails, power on",
-            Self::PowerCycle => "power cycle, not reported",
-            Self::ShortCycle => "short power cycle by the host, not reported",
-            Self::DcLoss => "DC power lost and back",
-            Self::ForcedOff => "forced off, power on",
-            Self::WarmReset => "warm reset",
-            Self::ResetInPost => "power cycle, silent reset in POST",
-            Self::Hang => "power cycle, hang in POST",
-            Self::AdminSetsS0 => "power cycle, administrator sets S0 in POST",
-        })
-    }
-}
-
 /// A running board.
-#[derive(Debug)]
 pub struct Board {
     // Dropped in this order: the pollers stop before the daemon, all before the bus.
     pollers: Vec<Poller>,
@@ -179,6 +75,7 @@ pub struct Board {
     /// The last power signal; UEFI needs time after it.
     power_signal: Instant,
     tally: Tally,
+    lateness: Arc<Lateness>,
     tasks: JoinSet<()>,
     bus: PrivateBus,
 }
@@ -192,6 +89,8 @@ impl Board {
         let buses: Vec<_> = BUSES.map(|number| Arc::new(SimBus::new(number))).into();
         let timeline = Timeline::new(setup.detail, clock, buses.clone());
         let mut tasks = JoinSet::new();
+        let lateness = Lateness::measure(&mut tasks);
+        timeline.head();
         mapper::start(address, &mut tasks).await?;
         let systemd = Systemd::start(address, setup.systemd, timeline.clone(), &mut tasks).await?;
         let (to_board, requests) = mpsc::unbounded_channel();
@@ -199,16 +98,26 @@ impl Board {
         let observer = Observer::start(address, timeline.clone(), &mut tasks).await?;
         let ipmid = Ipmid::start(address).await?;
         let host = Host::new(setup.firmware, ipmid.clone(), buses.clone());
-        let (daemon, permits) = DaemonThread::start(address, settings(&setup), clock).await?;
+        let daemon = DaemonThread::start(address, setup.settings(), clock).await?;
         if !observer.daemon_ready(START).await {
             return Err(Error::from("the daemon shows no state"));
         }
-        let pollers: Vec<_> =
-            buses.iter().filter_map(|bus| Poller::start(Arc::clone(bus), &permits, setup.gate)).collect();
+        // The mapper introspects a new name in its own time; no host boots before the BMC is up.
+        let known = async {
+            while ipmid.request(&[GET_ACPI_POWER_STATE]).await.first() != Some(&cc::OK) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        if tokio::time::timeout(START, known).await.is_err() {
+            return Err(Error::from("ipmid does not find the daemon"));
+        }
+        let pollers: Vec<_> = buses
+            .iter()
+            .filter_map(|bus| Poller::start(Arc::clone(bus), daemon.permits(), setup.gate))
+            .collect();
         if pollers.len() != BUSES.len() {
             return Err(Error::from("the daemon has no permits for the DIMM buses"));
         }
-        timeline.head();
         Ok(Self {
             pollers,
             daemon,
@@ -226,6 +135,7 @@ impl Board {
             performed: Performed::off(),
             power_signal: Instant::now(),
             tally: Tally::default(),
+            lateness,
             tasks,
             bus,
         })
@@ -241,6 +151,29 @@ impl Board {
     #[must_use]
     pub fn observer(&self) -> &Observer {
         &self.observer
+    }
+
+    /// The daemon's permits, for another bus thread.
+    #[must_use]
+    pub fn permits(&self) -> &Permits {
+        self.daemon.permits()
+    }
+
+    /// The daemon's thread does nothing for this long, as if it got no CPU.
+    pub fn stall_daemon(&self, length: Duration) {
+        self.daemon.stall(length);
+    }
+
+    /// The DIMM buses, in the order of [`BUSES`].
+    #[must_use]
+    pub fn buses(&self) -> &[Arc<SimBus>] {
+        &self.buses
+    }
+
+    /// The host.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
     }
 
     /// The KCS interface to the BMC.
@@ -294,7 +227,7 @@ impl Board {
         let reached_os = way != Way::Hang;
         if reached_os {
             self.reach_os().await?;
-            self.wait_for_the_gate(&openings).await;
+            self.wait_for_the_gate(way, &openings).await;
             sleep(self.clock, WORK).await;
         } else {
             self.wait_for_the_diagnosis().await;
@@ -328,6 +261,7 @@ impl Board {
         let (seen, performed) = (self.observer.seen(), self.performed);
         self.tally.inferred_s5 = Count { seen: seen.inferred_s5, performed: performed.inferred_s5 };
         self.tally.warm_resets = Count { seen: seen.warm_resets, performed: performed.warm_resets };
+        self.tally.lateness = self.lateness.worst();
         self.pollers.clear();
         self.daemon.stop().await?;
         self.tasks.shutdown().await;
@@ -339,7 +273,7 @@ impl Board {
         match way {
             Way::PowerOn => self.press_button("the power button").await,
             Way::OsShutdown => self.shut_down("the power falls at once", millis(200)).await,
-            Way::SlowOsShutdown => self.shut_down("the power takes 3 s to fall", secs(3)).await,
+            Way::SlowOsShutdown => self.shut_down("the power takes 0.8 s to fall", SLOW_RAILS).await,
             Way::PowerCycle | Way::ResetInPost | Way::Hang | Way::AdminSetsS0 => {
                 self.tell(Who::Power, "an operator cycles the power; the host cannot tell anybody");
                 let shown = self.power.power_cycle().await?;
@@ -395,12 +329,15 @@ impl Board {
 
     async fn warm_reset(&mut self) -> Result<()> {
         self.observer.host_is_silent();
+        let what = if self.power.shows_warm_reset() {
+            "the host resets: Off and Running again, the chassis stays On"
+        } else {
+            "the host resets, and nothing on D-Bus shows it"
+        };
+        self.tell(Who::Power, what);
         let shown = self.power.warm_reset().await?;
         if let Some(shown) = shown {
-            self.tell(Who::Power, "the host resets: Off and Running again, the chassis stays On");
             self.quiet.from(shown + REACTION);
-        } else {
-            self.tell(Who::Power, "the host resets, and nothing on D-Bus shows it");
         }
         self.power_signal = Instant::now();
         // A kind that reports S2, early or late, shows it; another is seen only by the signal.
@@ -532,7 +469,11 @@ impl Board {
         self.pollers.iter().map(Poller::openings).collect()
     }
 
-    async fn wait_for_the_gate(&self, before: &[u64]) {
+    async fn wait_for_the_gate(&self, way: Way, before: &[u64]) {
+        if !self.protectable(way) {
+            // It may never have closed.
+            return sleep(self.clock, self.setup.timing.settle).await;
+        }
         let (real, virt) = OPENING;
         let limit = Instant::now() + real + virt / self.clock.speed();
         while self.openings().iter().zip(before).any(|(now, before)| now == before) && Instant::now() < limit
@@ -577,66 +518,16 @@ impl Board {
         }
         let number = tally.boots + tally.unprotectable_boots;
         let found = DIMMS_INSTALLED.saturating_sub(spds.missing.len());
-        let note = if protected { "" } else { " (nobody can protect this one)" };
+        let note = if protected { "" } else { " | nobody can protect this one" };
         self.timeline.boot(&format!(
-            "  boot {number:>3}, firmware {:<7} {way}{note}: {found} of {DIMMS_INSTALLED} DIMMs, \
-             BMC transfers: {closed} while the bus was the host's, {open} otherwise",
-            self.setup.firmware.name()
+            "   boot {number:>3}, {:<7} | {:<47} | {found} of {DIMMS_INSTALLED} DIMMs | \
+             BMC transfers: {closed} while the bus was the host's, {open} otherwise{note}",
+            self.setup.firmware.name(),
+            way.to_string(),
         ));
     }
 
     fn tell(&self, who: Who, what: &str) {
         self.timeline.row(who, what);
-    }
-}
-
-fn settings(setup: &Setup) -> Settings {
-    let mut host = HostSettings::new(0);
-    host.evidence = setup.evidence;
-    host.timing = setup.timing;
-    host.has_dimms = true;
-    let buses = BUSES.map(|bus| Bus { bus, hosts: vec![0] }).into();
-    Settings { hosts: vec![host], buses }
-}
-
-/// The real daemon, on a thread with a runtime and a connection of its own.
-#[derive(Debug)]
-struct DaemonThread {
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<Result<()>>>,
-}
-
-impl DaemonThread {
-    async fn start(address: &str, settings: Settings, clock: Clock) -> Result<(Self, Permits)> {
-        let (stop, stopped) = oneshot::channel();
-        let (to_board, permits) = oneshot::channel();
-        let address = address.to_owned();
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async {
-                let connection = connect(&address).await?;
-                let daemon = Daemon::new(settings, clock, connection, Supervisor::silent());
-                if to_board.send(daemon.permits()).is_err() {
-                    return Err(Error::from("the board is gone"));
-                }
-                // A board that is dropped stops its daemon as well.
-                daemon.run(async move { drop(stopped.await) }).await?;
-                Ok(())
-            })
-        });
-        let permits = permits.await.map_err(|_| Error::from("the daemon did not start"))?;
-        Ok((Self { stop: Some(stop), thread: Some(thread) }, permits))
-    }
-
-    /// Stops it, and says what it died of if it did before.
-    async fn stop(&mut self) -> Result<()> {
-        // What it stops for is that the other end is gone.
-        drop(self.stop.take());
-        let Some(thread) = self.thread.take() else { return Ok(()) };
-        // Joined elsewhere: the daemon may still be calling the board's services.
-        match tokio::task::spawn_blocking(|| thread.join()).await? {
-            Ok(ended) => ended,
-            Err(_) => Err(Error::from("the daemon panicked")),
-        }
     }
 }

@@ -21,7 +21,7 @@ use crate::{
 /// How many words UEFI reads of each SPD.
 pub const SPD_WORDS: u32 = 16;
 /// What UEFI does between two words.
-const THINK: Duration = Duration::from_micros(100);
+const THINK: Duration = Duration::from_micros(50);
 /// How long an answer to a request that was given up may take, in real time.
 const ANSWER: Duration = Duration::from_secs(2);
 
@@ -198,7 +198,8 @@ impl Host {
         bad
     }
 
-    /// Reads the SPDs of all DIMMs, one after the other; skips a DIMM that it was denied.
+    /// Reads the SPDs of all DIMMs, those of a bus one after the other and the buses side by side;
+    /// skips a DIMM that it was denied.
     pub async fn read_spds(&self) -> Result<Spds> {
         let buses = self.buses.clone();
         Ok(tokio::task::spawn_blocking(move || read_spds(&buses)).await?)
@@ -206,15 +207,21 @@ impl Host {
 }
 
 fn read_spds(buses: &[Arc<SimBus>]) -> Spds {
-    let mut spds = Spds { first: Instant::now(), missing: Vec::new() };
-    for bus in buses {
-        for device in DIMMS {
-            if !read_spd(bus, device) {
-                spds.missing.push((bus.number(), device));
-            }
-        }
-    }
-    spds
+    let first = Instant::now();
+    let missing_on =
+        |bus: &SimBus| DIMMS.into_iter().filter(|device| !read_spd(bus, *device)).collect::<Vec<_>>();
+    let missing = thread::scope(|scope| {
+        // All threads must have started before the first is waited for.
+        let readers: Vec<_> =
+            buses.iter().map(|bus| (bus.number(), scope.spawn(|| missing_on(bus)))).collect();
+        let found = readers.into_iter().flat_map(|(number, reader)| {
+            // A reader that panicked found nothing.
+            let missing = reader.join().unwrap_or_else(|_| DIMMS.to_vec());
+            missing.into_iter().map(move |device| (number, device))
+        });
+        found.collect()
+    });
+    Spds { first, missing }
 }
 
 /// False if a word was denied: the firmware of the field does not try again.

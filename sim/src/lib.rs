@@ -4,6 +4,7 @@
 //! Its rules come from OpenBMC's other daemons and from the I2C bus, not from the daemon's code.
 //!
 //! - [`board`]: everything put together; a board performs boots. Read it first.
+//! - [`setup`], [`daemon`]: what a board is made of and how it boots; the real daemon on it.
 //! - [`host`]: the host: its firmware reads the SPDs, and reports what its kind reports.
 //! - [`simbus`], [`poller`]: DIMM buses with contention; the BMC's polling with real permits.
 //! - [`power_control`], [`ipmid`], [`mapper`], [`systemd`]: doubles of what is on a BMC's D-Bus.
@@ -13,6 +14,7 @@
 
 pub mod board;
 pub mod clock;
+pub mod daemon;
 pub mod host;
 pub mod ipmid;
 pub mod mapper;
@@ -23,6 +25,7 @@ pub mod poller;
 pub mod power_control;
 #[path = "../../tests/support/private_bus.rs"]
 pub mod private_bus;
+pub mod setup;
 pub mod simbus;
 pub mod systemd;
 pub mod tally;

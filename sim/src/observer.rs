@@ -98,12 +98,21 @@ impl Observer {
                 {
                     self.shared.view.send_modify(|view| view.state.clone_from(&state));
                     self.shared.timeline.state(&state);
+                    self.show_gate().await;
                     return;
                 }
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
         tokio::time::timeout(within, shown).await.is_ok()
+    }
+
+    async fn show_gate(&self) {
+        let open = self.get(TRACKER, "GateOpen").await;
+        let reasons = self.get(TRACKER, "GateReasons").await;
+        if let (Some(Variant::Bool(open)), Some(reasons)) = (open.as_deref(), reasons.as_deref()) {
+            self.shared.timeline.gate(*open, &strings(reasons));
+        }
     }
 
     /// The last part of `SysACPIStatus`, asked for.
@@ -178,7 +187,7 @@ impl Shared {
             self.timeline.gate(*open, &reasons);
         }
         if let Some(diagnoses) = properties.get("Diagnoses").map(strings) {
-            let before = std::mem::take(&mut self.view.borrow().clone().diagnoses);
+            let before = self.view.borrow().diagnoses.clone();
             for name in diagnoses.iter().filter(|name| !before.contains(name)) {
                 self.timeline.row(Who::Daemon, &format!("diagnosis: {name}"));
             }

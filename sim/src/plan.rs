@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use crate::{
-    board::{Setup, Way},
     host::Firmware,
     poller::Gate,
     power_control::Flavour,
+    setup::{Setup, Way},
     timeline::Detail,
 };
 
@@ -169,14 +169,14 @@ fn heading(what: &str, setup: &Setup) -> String {
     }
     let options = if options.is_empty() { "defaults".to_owned() } else { options.join(", ") };
     let firmware = setup.firmware;
-    format!("{what}. Firmware {firmware}: {}. {power}; daemon: {options}", firmware.describe())
+    format!("{what}\n   firmware {firmware}: {}; power: {power}; daemon: {options}", firmware.describe())
 }
 
 /// Why the unprotectable boots of a run are that.
 #[must_use]
 pub fn explain_unprotectable() -> &'static str {
-    "\
-  Boots that nobody can protect, and what helps:
+    "
+Boots that nobody can protect, and what helps:
   - A warm reset of a firmware that reports S2 late or never, on a board that does not show the reset on
     D-Bus: the BMC goes on reading while UEFI reads the SPDs. Wire POST complete, or have UEFI report S2.
   - An administrator sets S0 over the network while UEFI trains memory: the daemon must believe it. With

@@ -84,6 +84,11 @@ impl SimBus {
 
     /// One transfer; blocks as long as it takes.
     pub fn transfer(&self, master: Master, device: u32) -> Outcome {
+        self.stretched(master, device, TRANSFER)
+    }
+
+    /// A transfer with a device that stretches the clock, so that it takes `length`.
+    pub fn stretched(&self, master: Master, device: u32, length: Duration) -> Outcome {
         let start = Instant::now();
         self.begun(master).fetch_add(1, Relaxed);
         let free = {
@@ -99,7 +104,7 @@ impl SimBus {
         if !free {
             return Outcome::Denied;
         }
-        thread::sleep(TRANSFER.saturating_sub(start.elapsed()));
+        thread::sleep(length.saturating_sub(start.elapsed()));
         let mut inner = lock(&self.inner);
         inner.holder = None;
         inner.log.push(Transfer { device, master, start, end: Instant::now(), outcome: Outcome::Done });

@@ -135,8 +135,12 @@ impl Systemd {
             let text = format!("Unit {unit} not found.");
             return connection.reply_error(call, "org.freedesktop.systemd1.NoSuchUnit", &text).await;
         };
+        // The template's instance follows the plain target; one row tells of both.
+        let instance = unit.contains('@');
         let verb = method.trim_end_matches("Unit").to_lowercase();
-        self.shared.timeline.row(Who::Systemd, &format!("{verb} {unit}"));
+        if !instance {
+            self.shared.timeline.row(Who::Systemd, &format!("{verb} {unit}"));
+        }
         let asked_for = jobs.last().map_or(0, |(job, _)| *job);
         connection.reply(call, &job_path(asked_for)?).await?;
         for (job, unit) in jobs {

@@ -30,6 +30,8 @@ pub struct Tally {
     pub unprotectable_missing: u64,
     /// How long hosts waited for the answer to a Set of S2.
     pub acks: Vec<Duration>,
+    /// How much too long this machine let a board sleep at worst.
+    pub lateness: Duration,
     /// What else went wrong.
     pub faults: Vec<String>,
 }
@@ -57,6 +59,7 @@ impl Tally {
         self.unprotectable_boots += other.unprotectable_boots;
         self.unprotectable_missing += other.unprotectable_missing;
         self.acks.extend(other.acks);
+        self.lateness = self.lateness.max(other.lateness);
         self.faults.extend(other.faults);
     }
 
@@ -110,8 +113,7 @@ impl Tally {
             Gate::Ignored => "off (the poller ignores it)",
         };
         format!(
-            "\
-  gate                                         {heeded}
+            "  gate                                         {heeded}
   boots                                        {boots}, {reached} of them reached the operating system
   boots with missing DIMMs (of {dimms})              {missing}
   BMC transfers while the bus was the host's   {closed}

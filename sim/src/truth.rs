@@ -8,7 +8,7 @@ use crate::simbus::Transfer;
 
 /// How long after a power signal that reveals a silent power cycle or reset the BMC may still
 /// transfer, in real time. UEFI needs longer than that to its first SPD read.
-pub const REACTION: Duration = Duration::from_millis(25);
+pub const REACTION: Duration = Duration::from_millis(40);
 
 /// The times in which the BMC must not transfer.
 #[derive(Clone, Debug, Default)]

@@ -208,6 +208,7 @@ impl Bus {
             None => Ok(()),
             Some(Awaited::Name) if good => match reply.body().deserialize()? {
                 RequestNameReply::PrimaryOwner | RequestNameReply::AlreadyOwner => {
+                    self.status();
                     self.supervisor.ready();
                     Ok(())
                 }
@@ -324,74 +325,79 @@ impl Bus {
         self.reply(call, why.to(call)?).await
     }
 
-    /// Performs this and all that waits behind it, in order. PropertiesChanged and the answer behind
-    /// it leave in one write; nothing that may come later is even made before that.
+    /// Performs this and all that waits behind it, in order. PropertiesChanged and the answers behind
+    /// it leave in one write; what comes after them is not even made before.
     async fn perform(&mut self, first: Output) -> Result<(), Failed> {
         let mut out = Vec::with_capacity(4);
         let mut next = Some(first);
         while let Some(output) = next {
-            let urgent = matches!(&output, Output::Effect(_, Effect::Publish { .. } | Effect::Answer(_)));
-            if !urgent && !out.is_empty() {
-                self.connection.send_all(&out).await?;
-                out.clear();
+            if let Output::Effect(host, Effect::Publish { state, device }) = output {
+                if let Some(object) = self.tree.acpi.get_mut(host) {
+                    out.push(object.publish(state, device)?);
+                }
+            } else if let Output::Effect(_, Effect::Answer(id)) = output {
+                out.extend(self.answer(id, &())?);
+            } else {
+                if !out.is_empty() {
+                    self.connection.send_all(&out).await?;
+                    out.clear();
+                }
+                self.make_later(output, &mut out)?;
             }
-            self.make(output, &mut out)?;
             next = self.outputs.try_recv().ok();
         }
         Ok(self.connection.send_all(&out).await?)
     }
 
-    /// The messages that an output is on the bus.
-    fn make(&mut self, output: Output, out: &mut Vec<Message>) -> Result<(), Failed> {
+    /// The answer to a call that waits for it, if it wants one.
+    fn answer<B>(&mut self, id: SetId, body: &B) -> zbus::Result<Option<Message>>
+    where
+        B: zbus::export::serde::Serialize + zbus::DynamicType,
+    {
+        let call = self.waiting.remove(&id).filter(|call| !wants_no_reply(call));
+        call.map(|call| Message::method_return(&call.header()).build(body)).transpose()
+    }
+
+    fn status(&mut self) {
+        let all = self.tree.acpi.iter().zip(&self.host_ids);
+        self.supervisor.status(all.map(|(object, id)| (*id, object.state(), object.view())));
+    }
+
+    /// The messages of everything that no host waits for. Never inlined, so that the bench can count up
+    /// to here.
+    #[inline(never)]
+    fn make_later(&mut self, output: Output, out: &mut Vec<Message>) -> Result<(), Failed> {
         match output {
-            Output::Effect(host, effect) => return self.make_effect(host, effect, out),
+            Output::Effect(host, effect) => match effect {
+                Effect::Unit(order) => {
+                    if let Some(id) = self.host_ids.get(host) {
+                        out.extend(self.systemd.order(*id, order)?);
+                    }
+                }
+                // The first two are handled with the answers, the next three by the event loop itself;
+                // sensors, fans and boot progress have no adapter yet.
+                Effect::Publish { .. }
+                | Effect::Answer(_)
+                | Effect::Transitioned(_)
+                | Effect::DrainTimedOut
+                | Effect::PostCompleteBogus
+                | Effect::Assert
+                | Effect::BootProgress(_) => {}
+            },
             Output::Track(host, view) => {
                 if let Some(object) = self.tree.acpi.get_mut(host) {
                     out.extend(object.track(*view)?);
                 }
-                let all = self.tree.acpi.iter().zip(&self.host_ids);
-                self.supervisor.status(all.map(|(object, id)| (*id, object.state(), object.view())));
+                self.status();
             }
             Output::Transitioned { host, when, entry } => {
                 if let Some(object) = self.tree.acpi.get(host) {
                     out.push(object.transitioned(when, entry.from, entry.to, entry.cause)?);
                 }
             }
-            Output::History { id, entries } => {
-                if let Some(call) = self.waiting.remove(&id).filter(|call| !wants_no_reply(call)) {
-                    out.push(Message::method_return(&call.header()).build(&entries)?);
-                }
-            }
+            Output::History { id, entries } => out.extend(self.answer(id, &entries)?),
             Output::Stopping => self.supervisor.stopping(),
             Output::Heartbeat => self.supervisor.feed(),
-        }
-        Ok(())
-    }
-
-    fn make_effect(&mut self, host: HostIndex, effect: Effect, out: &mut Vec<Message>) -> Result<(), Failed> {
-        match effect {
-            Effect::Publish { state, device } => {
-                if let Some(object) = self.tree.acpi.get_mut(host) {
-                    out.push(object.publish(state, device)?);
-                }
-            }
-            Effect::Answer(id) => {
-                if let Some(call) = self.waiting.remove(&id).filter(|call| !wants_no_reply(call)) {
-                    out.push(Message::method_return(&call.header()).build(&())?);
-                }
-            }
-            Effect::Unit(order) => {
-                if let Some(id) = self.host_ids.get(host) {
-                    out.extend(self.systemd.order(*id, order)?);
-                }
-            }
-            // The event loop makes the first three into an output and log lines; sensors, fans and boot
-            // progress have no adapter yet.
-            Effect::Transitioned(_)
-            | Effect::DrainTimedOut
-            | Effect::PostCompleteBogus
-            | Effect::Assert
-            | Effect::BootProgress(_) => {}
         }
         Ok(())
     }

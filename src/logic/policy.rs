@@ -20,7 +20,7 @@ pub enum GateReason {
     EvidenceMissing,
     /// The host left Running, and nobody has said why.
     ResetSuspected,
-    /// The host does not run, though nothing is suspected.
+    /// The host does not run, though chassis is not Off and nothing is suspected.
     HostNotRunning,
     /// Trusted POST status says that firmware is at work.
     PostNotComplete,
@@ -144,13 +144,14 @@ impl Machine {
     fn blockers(&self) -> impl Iterator<Item = GateReason> {
         use GateReason as R;
         let suspected = self.suspicion.is_some();
-        let running = self.host.last().is_none_or(|host| host == Host::Running);
+        let off = self.power == Some(Chassis::Off);
+        let stopped = self.host.last().is_some_and(|host| host != Host::Running);
         [
             (!self.state.is_working(), R::State),
-            (self.power == Some(Chassis::Off), R::ChassisOff),
+            (off, R::ChassisOff),
             (!self.is_decided() || self.evidence_is_missing(), R::EvidenceMissing),
             (suspected, R::ResetSuspected),
-            (!running && !suspected, R::HostNotRunning),
+            (stopped && !suspected && !off, R::HostNotRunning),
             (self.post() == Some(Os::Inactive), R::PostNotComplete),
         ]
         .into_iter()

@@ -5,12 +5,12 @@
 //! task ([`Bus`](crate::adapters::bus)) does it in order. The gate is closed here, before anything
 //! else that a step brought about is even handed off.
 
-use std::time::{Duration, Instant};
-
-use tokio::{
-    sync::mpsc::{UnboundedReceiver, UnboundedSender},
-    time::sleep_until,
+use std::{
+    io,
+    time::{Duration, Instant},
 };
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use crate::{
     adapters::acpi_object::View,
@@ -20,6 +20,7 @@ use crate::{
         policy,
     },
     shell::{
+        alarm::Alarm,
         clock::{Clock, Wall},
         permits::{HostIndex, LEASE, Permits, RENEW},
     },
@@ -90,7 +91,10 @@ pub(crate) struct EventLoop {
     feed_at: Instant,
     /// When the leases were last given; `None` while nothing is open.
     leased: Option<Instant>,
-    stopping: bool,
+    /// How long the way out may take: the longest that any host may be kept waiting.
+    stop_within: Duration,
+    /// The daemon is ending, at the latest then.
+    stop_at: Option<Instant>,
 }
 
 /// What the loop chose to do next.
@@ -107,6 +111,7 @@ impl EventLoop {
         inputs: UnboundedReceiver<Input>,
         outputs: UnboundedSender<Output>,
         feed_every: Option<Duration>,
+        stop_within: Duration,
     ) -> Self {
         let wall = Wall::now(&clock);
         let views = machines.iter().map(|machine| view(machine, &wall)).collect();
@@ -121,7 +126,8 @@ impl EventLoop {
             feed_every,
             feed_at: Instant::now(),
             leased: None,
-            stopping: false,
+            stop_within,
+            stop_at: None,
         }
     }
 
@@ -130,18 +136,20 @@ impl EventLoop {
         &self.views
     }
 
-    /// Runs until it is told to stop and the buses are quiet, or `ack_cap` later.
-    pub(crate) async fn run(mut self) {
+    /// Runs until it is told to stop and the buses are quiet, or `ack_cap` later. Fails only if there
+    /// is no timer.
+    pub(crate) async fn run(mut self) -> io::Result<()> {
+        let mut alarm = Alarm::new()?;
         loop {
             let wake_at = self.wake_at();
             let choice = tokio::select! {
                 biased;
                 input = self.inputs.recv() => Choice::Input(input),
-                () = sleep_until(wake_at.into()) => Choice::Time,
+                rung = alarm.until(wake_at) => rung.map(|()| Choice::Time)?,
             };
             self.look_at_lease();
             match choice {
-                Choice::Input(None) => return,
+                Choice::Input(None) => return Ok(()),
                 Choice::Input(Some(Input::Event(host, event))) => self.step(host, event),
                 Choice::Input(Some(Input::Drained)) | Choice::Time => self.tick(),
                 Choice::Input(Some(Input::History { host, id, most })) => self.history(host, id, most),
@@ -150,8 +158,8 @@ impl EventLoop {
             self.end_drains();
             self.track();
             self.feed();
-            if self.stopping && self.is_quiet() {
-                return;
+            if self.stop_at.is_some_and(|at| self.is_quiet() || at <= Instant::now()) {
+                return Ok(());
             }
         }
     }
@@ -161,7 +169,7 @@ impl EventLoop {
             self.machines.iter().filter_map(Machine::wake_at).map(|at| self.clock.instant(at)).min();
         let feed = self.feed_every.map(|_| self.feed_at);
         let renew = self.leased.map(|at| at + RENEW);
-        let next = [machines, feed, renew].into_iter().flatten().min();
+        let next = [machines, feed, renew, self.stop_at].into_iter().flatten().min();
         next.unwrap_or_else(|| Instant::now() + Duration::from_secs(86_400))
     }
 
@@ -194,7 +202,7 @@ impl EventLoop {
 
     /// The gate's decision goes to the bus threads before anything else happens.
     fn set_permits(&mut self) {
-        let (machines, stopping) = (&self.machines, self.stopping);
+        let (machines, stopping) = (&self.machines, self.stop_at.is_some());
         let open = |host: HostIndex| !stopping && machines.get(host).is_some_and(Machine::is_open);
         let bus_open = |carried: &[HostIndex]| !stopping && policy::bus_is_open(machines, carried);
         let any_open = self.permits.set(open, bus_open);
@@ -277,7 +285,7 @@ impl EventLoop {
     }
 
     fn stop(&mut self) {
-        self.stopping = true;
+        self.stop_at = self.stop_at.or(Some(Instant::now() + self.stop_within));
         self.set_permits();
         self.output(Output::Stopping);
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Moves data between the logic and the outside; decides nothing.
 
+pub(crate) mod alarm;
 pub mod clock;
 pub(crate) mod event_loop;
 pub mod permits;

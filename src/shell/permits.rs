@@ -142,7 +142,7 @@ impl Permits {
         }
     }
 
-    /// Sets what is called, on a bus thread, when a drain that [`Permits::drained`] found unfinished
+    /// Sets what is called, on a bus thread, when a drain that [`Permits::in_flight`] found unfinished
     /// has ended. It must not block.
     pub fn on_drained(&self, notify: OnDrained) {
         *lock(&self.shared.on_drained) = Some(Arc::new(notify));

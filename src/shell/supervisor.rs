@@ -48,6 +48,9 @@ impl Supervisor {
 
     /// The line that `systemctl status` shows.
     pub(crate) fn status<'a>(&mut self, hosts: impl Iterator<Item = (u32, AcpiState, &'a View)>) {
+        if self.silent {
+            return;
+        }
         let mut status = String::new();
         for (id, state, view) in hosts {
             let separator = if status.is_empty() { "" } else { "; " };

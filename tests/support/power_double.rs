@@ -16,8 +16,11 @@ pub const CHASSIS: &str = "/xyz/openbmc_project/state/chassis0";
 pub const HOST: &str = "/xyz/openbmc_project/state/host0";
 
 /// Interface, property and the beginning of its values.
-const CHASSIS_STATE: [&str; 3] =
-    ["xyz.openbmc_project.State.Chassis", "CurrentPowerState", "xyz.openbmc_project.State.Chassis.PowerState."];
+const CHASSIS_STATE: [&str; 3] = [
+    "xyz.openbmc_project.State.Chassis",
+    "CurrentPowerState",
+    "xyz.openbmc_project.State.Chassis.PowerState.",
+];
 const HOST_STATE: [&str; 3] =
     ["xyz.openbmc_project.State.Host", "CurrentHostState", "xyz.openbmc_project.State.Host.HostState."];
 const OS_STATE: [&str; 3] = [
@@ -84,7 +87,12 @@ impl PowerDouble {
         self.change(HOST, OS_STATE, value).await
     }
 
-    async fn change(&self, path: &str, [interface, property, prefix]: [&'static str; 3], value: &str) -> zbus::Result<()> {
+    async fn change(
+        &self,
+        path: &str,
+        [interface, property, prefix]: [&'static str; 3],
+        value: &str,
+    ) -> zbus::Result<()> {
         let value = format!("{prefix}{value}");
         if let Ok(mut values) = self.values.lock() {
             values.insert(interface, value.clone());
@@ -94,6 +102,18 @@ impl PowerDouble {
         let signal = Message::signal(path, "org.freedesktop.DBus.Properties", "PropertiesChanged")
             .build(&(interface, changed, none.as_slice()))?;
         self.connection.send(&signal).await
+    }
+
+    /// Goes away, and returns when the bus knows it.
+    pub async fn leave(self) {
+        self.task.abort();
+        // Nothing else holds the connection once the task has ended.
+        while !self.task.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        let connection = self.connection.clone();
+        drop(self);
+        connection.graceful_shutdown().await;
     }
 
     /// Stops answering, without going away.

@@ -53,12 +53,15 @@ impl Drop for PrivateBus {
 fn start_in(dir: &Path) -> io::Result<(Child, String)> {
     let config = dir.join("bus.conf");
     fs::write(&config, configuration(&dir.join("bus")))?;
+    // Into a file: it may complain about limits of the machine that do not matter here.
+    let log = dir.join("log");
     let mut child = Command::new("dbus-daemon")
         .arg("--config-file")
         .arg(&config)
         .args(["--nofork", "--nopidfile", "--print-address"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        .stderr(fs::File::create(&log)?)
         .spawn()
         .map_err(|error| io::Error::new(error.kind(), format!("dbus-daemon cannot be started: {error}")))?;
     let mut address = String::new();
@@ -72,7 +75,8 @@ fn start_in(dir: &Path) -> io::Result<(Child, String)> {
         Ok(_) | Err(_) => {
             drop(child.kill());
             drop(child.wait());
-            Err(io::Error::other("dbus-daemon ended before it listened"))
+            let why = fs::read_to_string(&log).unwrap_or_default();
+            Err(io::Error::other(format!("dbus-daemon ended before it listened: {}", why.trim_end())))
         }
     }
 }

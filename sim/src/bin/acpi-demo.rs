@@ -5,16 +5,18 @@ use std::{io::Write as _, process::ExitCode, time::Duration, time::Instant};
 
 use acpi_sim::{
     Error, Result,
-    board::{Board, DIMMS_INSTALLED, Setup, Way},
+    board::Board,
     host::Firmware,
     objects::Written,
     observer,
     plan::{self, Common, Part},
     poller::Gate,
+    setup::{DIMMS_INSTALLED, Setup, Way},
     tally::Tally,
     timeline::{Detail, print},
     truth::REACTION,
 };
+use tokio::signal::unix::{SignalKind, signal};
 
 const USAGE: &str = "\
 The real acpi-stated on a simulated server: watch it being power cycled, and its memory being found.
@@ -23,7 +25,7 @@ usage: acpi-demo [options]
   --boots N        perform N boots and tell one line of each (default: a show of every kind and case)
   --firmware KIND  only this firmware: f, f-late, f-retry, m or n
   --gate off       the BMC's poller ignores its permits; the daemon is the same
-  --speed X        times faster than life, for the board and for the daemon's times (default 250);
+  --speed X        times faster than life, for the board and for the daemon's times (default 350);
                    bus transfers and the answers to the host are always in real time
   --hold           keep a board running at the end, to explore it with busctl
   --json           print one last line for programs
@@ -31,7 +33,7 @@ usage: acpi-demo [options]
 ";
 
 /// 200 boots take less than a minute, and UEFI still needs longer than the daemon's reaction.
-const DEFAULT_SPEED: u32 = 250;
+const DEFAULT_SPEED: u32 = 350;
 /// How many boots `--firmware` alone performs.
 const FEW: usize = 9;
 /// How often a held board's bus log is thrown away.
@@ -86,7 +88,10 @@ fn parse() -> Result<Option<Options>> {
     let mut args = lexopt::Parser::from_env();
     while let Some(arg) = args.next()? {
         match arg {
-            Long("boots") => options.boots = Some(args.value()?.parse()?),
+            Long("boots") => match args.value()?.parse()? {
+                0 => return Err(Error::from("--boots is at least 1")),
+                boots => options.boots = Some(boots),
+            },
             Long("firmware") => options.firmware = Some(args.value()?.parse()?),
             Long("gate") => {
                 options.gate = match args.value()?.string()?.as_str() {
@@ -108,13 +113,13 @@ fn parse() -> Result<Option<Options>> {
 fn run(options: &Options) -> Result<bool> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        // Whichever it is, everything that was started goes with the board.
         tokio::select! {
             good = demo(options) => good,
-            interrupted = tokio::signal::ctrl_c() => {
-                interrupted?;
-                // A held board ends like this; everything it started goes with it.
-                Ok(options.hold)
-            }
+            _ = interrupt.recv() => Err(Error::from("interrupted")),
+            _ = terminate.recv() => Err(Error::from("terminated")),
         }
     })
 }
@@ -143,7 +148,11 @@ async fn demo(options: &Options) -> Result<bool> {
     let complaints = tally.complaints(options.gate);
     print(&format!("\n{}", verdict(&tally, options.gate, &complaints)));
     if options.hold {
-        hold(Setup { gate: options.gate, ..Setup::new(Firmware::F, plan::X86, options.speed) }).await?;
+        let setup = Setup { gate: options.gate, ..Setup::new(Firmware::F, plan::X86, options.speed) };
+        tokio::select! {
+            ended = hold(setup) => ended?,
+            interrupted = tokio::signal::ctrl_c() => interrupted?,
+        }
     }
     if options.json {
         print(&tally.json(options.gate, DIMMS_INSTALLED));
@@ -164,12 +173,15 @@ fn introduce(options: &Options, show: bool) {
         print("The gate is off: the daemon is the same, but the BMC's poller ignores it.");
     }
     if show {
-        print("BMC and UEFI count the transfers since the row before.");
+        print(
+            "ACPI states: S5_G2 is off, S2_D2 is UEFI in POST, S0_G0_D0 is a running operating system. BMC and UEFI \
+             count the transfers\non the DIMM buses since the row before.",
+        );
     }
 }
 
 async fn perform(part: Part) -> Result<Tally> {
-    print(&format!("\n{}", part.heading));
+    print(&format!("\n== {}", part.heading));
     let mut board = Board::start(part.setup).await?;
     for way in part.ways {
         board.boot(way).await?;
@@ -179,7 +191,13 @@ async fn perform(part: Part) -> Result<Tally> {
 
 fn verdict(tally: &Tally, gate: Gate, complaints: &[String]) -> String {
     if !complaints.is_empty() {
-        return format!("NOT as it should be: {}.", complaints.join("; "));
+        // On a machine that is too busy for this speed, the board's real-time bounds mean little.
+        return format!(
+            "NOT as it should be: {}. (This machine let the board sleep up to {} ms too long; if that is much, \
+             try a lower --speed.)",
+            complaints.join("; "),
+            tally.lateness.as_millis()
+        );
     }
     let Tally { boots, boots_with_missing_dimms: missing, transfers_while_closed: closed, .. } = tally;
     match gate {
@@ -199,7 +217,9 @@ fn verdict(tally: &Tally, gate: Gate, complaints: &[String]) -> String {
 async fn hold(setup: Setup) -> Result<()> {
     let mut board = Board::start(Setup { detail: Detail::Full, ..setup }).await?;
     board.boot(Way::PowerOn).await?;
-    let (address, name, path) = (board.address(), observer::NAME, observer::PATH);
+    // Without the guid, which only makes it longer.
+    let address = board.address().split(',').next().unwrap_or_default();
+    let (name, path) = (observer::NAME, observer::PATH);
     print(&format!(
         "\nThe board keeps running; Ctrl-C ends it. Explore it from another shell:
   busctl --address={address} introspect {name} {path}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a board is made of, and the ways in which it can boot.
+
+use std::fmt;
+
+use acpi_stated::config::{Bus, Evidence, Host, Settings, Timing};
+
+use crate::{
+    host::Firmware, poller::Gate, power_control::Flavour, simbus::DIMMS, systemd::Manners, timeline::Detail,
+};
+
+/// The Linux numbers of the board's buses.
+pub const BUSES: [u32; 2] = [3, 4];
+/// How many DIMMs the board has.
+pub const DIMMS_INSTALLED: usize = BUSES.len() * DIMMS.len();
+
+/// What a board is made of.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The host's firmware.
+    pub firmware: Firmware,
+    /// The power service.
+    pub power: Flavour,
+    /// What the daemon is told of this board.
+    pub evidence: Evidence,
+    /// The daemon's times.
+    pub timing: Timing,
+    /// Whether the poller heeds the gate.
+    pub gate: Gate,
+    /// How systemd behaves.
+    pub systemd: Manners,
+    /// How many times faster than life.
+    pub speed: u32,
+    /// How much is told.
+    pub detail: Detail,
+}
+
+impl Setup {
+    /// A board with this firmware and power service, and with what the daemon must be told of them.
+    #[must_use]
+    pub fn new(firmware: Firmware, power: Flavour, speed: u32) -> Self {
+        let evidence = match firmware {
+            Firmware::F | Firmware::FLate | Firmware::FRetry => Evidence::default(),
+            Firmware::M => Evidence { s2_from_power_on: true, ..Evidence::default() },
+            Firmware::N => Evidence {
+                post_complete_trusted: true,
+                s0_from_post_complete: true,
+                s2_from_power_on: true,
+                ..Evidence::default()
+            },
+        };
+        Self {
+            firmware,
+            power,
+            evidence,
+            timing: Timing::default(),
+            gate: Gate::Heeded,
+            systemd: Manners::Prompt,
+            speed,
+            detail: Detail::Silent,
+        }
+    }
+
+    /// The daemon's settings on this board.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        let mut host = Host::new(0);
+        host.evidence = self.evidence;
+        host.timing = self.timing;
+        host.has_dimms = true;
+        let buses = BUSES.map(|bus| Bus { bus, hosts: vec![0] }).into();
+        Settings { hosts: vec![host], buses }
+    }
+}
+
+/// How a boot comes about, from a working host if nothing else is said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// The power button, from off.
+    PowerOn,
+    /// The operating system shuts down, the power falls 0.2 s later; then the power button.
+    OsShutdown,
+    /// The same, but the power takes 0.8 s to fall: it looks like a warm reset first.
+    SlowOsShutdown,
+    /// An operator's power cycle: the host cannot report it.
+    PowerCycle,
+    /// The host's own power cycle, off for 0.3 s only, without a report.
+    ShortCycle,
+    /// DC power is lost and comes back.
+    DcLoss,
+    /// The power button is held, then pressed; also out of a host that hangs.
+    ForcedOff,
+    /// The host resets with its power on.
+    WarmReset,
+    /// A power cycle, and a reset in the middle of POST that nothing shows.
+    ResetInPost,
+    /// A power cycle, and UEFI hangs in POST.
+    Hang,
+    /// A power cycle, and while UEFI trains memory, an administrator sets S0 over the network.
+    AdminSetsS0,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PowerOn => "power on",
+            Self::OsShutdown => "OS shutdown, power on",
+            Self::SlowOsShutdown => "OS shutdown with slow rails, power on",
+            Self::PowerCycle => "power cycle, not reported",
+            Self::ShortCycle => "short power cycle by the host, not reported",
+            Self::DcLoss => "DC power lost and back",
+            Self::ForcedOff => "forced off, power on",
+            Self::WarmReset => "warm reset",
+            Self::ResetInPost => "power cycle, silent reset in POST",
+            Self::Hang => "power cycle, hang in POST",
+            Self::AdminSetsS0 => "power cycle, administrator sets S0 in POST",
+        })
+    }
+}

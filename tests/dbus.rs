@@ -1,0 +1,558 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The D-Bus contract: what clients written against sd-bus services rely on, bad input, and peers that are absent,
+//! slow or silent.
+#![allow(
+    missing_docs,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on says so and fails"
+)]
+
+#[path = "support/power_double.rs"]
+mod power_double;
+#[path = "support/private_bus.rs"]
+mod private_bus;
+#[path = "support/rig.rs"]
+mod rig;
+
+use std::{
+    collections::BTreeMap,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    pin::Pin,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use futures_core::Stream;
+use power_double::{NAMES, PowerDouble};
+use private_bus::PrivateBus;
+use rig::{NAME, PATH, PATIENCE, PROPERTIES, Rig, TRACKER, connect, set};
+use tokio::time::timeout;
+use zbus::{
+    Connection, Message, MessageStream, Variant,
+    fdo::{RequestNameFlags, RequestNameReply},
+    message::{Flags, Type},
+};
+
+const DAEMON: &str = env!("CARGO_BIN_EXE_acpi-stated");
+
+/// The name of the error that a call is answered with.
+fn error_of(result: zbus::Result<Message>) -> String {
+    let error = result.expect_err("an error");
+    let name = if let zbus::Error::MethodError(name, ..) = &error {
+        name.to_string()
+    } else if let zbus::Error::FDO(error) = &error {
+        zbus::DBusError::name(&**error).to_string()
+    } else {
+        panic!("{error}")
+    };
+    name.rsplit('.').next().unwrap().to_owned()
+}
+
+fn state(name: &str) -> Variant<'static> {
+    Variant::from(format!("{NAME}.ACPI.{name}"))
+}
+
+/// Everything the bus sends to a connection that has subscribed to our signals.
+struct Listener(MessageStream);
+
+impl Listener {
+    async fn new(rig: &Rig) -> (Connection, Self) {
+        let connection = connect(rig.bus.address()).await;
+        let rule = format!("type='signal',path='{PATH}'");
+        let stream = MessageStream::from(&connection);
+        let bus = "org.freedesktop.DBus";
+        connection
+            .call_method(Some(bus), "/org/freedesktop/DBus", Some(bus), "AddMatch", &rule.as_str())
+            .await
+            .unwrap();
+        let mut listener = Self(stream);
+        assert_eq!(short(&listener.next().await), "reply", "to AddMatch");
+        (connection, listener)
+    }
+
+    /// The next message that is a signal of our object or the reply to a call of ours.
+    async fn next(&mut self) -> Message {
+        loop {
+            let next = std::future::poll_fn(|cx| Pin::new(&mut self.0).poll_next(cx));
+            let message = timeout(PATIENCE, next).await.expect("a message").unwrap().unwrap();
+            let header = message.header();
+            let ours = header.path().is_some_and(|path| path.as_str() == PATH);
+            if ours || header.reply_serial().is_some() {
+                return message;
+            }
+        }
+    }
+}
+
+/// A message in short: "SysACPIStatus", "Transitioned", "reply".
+fn short(message: &Message) -> String {
+    let header = message.header();
+    match header.member().map(zbus::names::MemberName::as_str) {
+        None => "reply".to_owned(),
+        Some("PropertiesChanged") => {
+            let body = message.body();
+            let (_, changed, _): (&str, BTreeMap<&str, Variant<'_>>, Vec<&str>) = body.deserialize().unwrap();
+            changed.into_keys().collect::<Vec<_>>().join(" ")
+        }
+        Some(other) => other.to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn every_interface_answers_as_sd_bus_does() {
+    let rig = Rig::start().await;
+    let all: BTreeMap<String, Variant<'_>> = {
+        let reply = rig.properties("GetAll", &"").await.unwrap();
+        let body = reply.body();
+        let all: BTreeMap<String, Variant<'_>> = body.deserialize().unwrap();
+        all.into_iter().map(|(name, value)| (name, value.try_to_owned().unwrap().into())).collect()
+    };
+    assert_eq!(
+        all.keys().map(String::as_str).collect::<Vec<_>>(),
+        [
+            "BootCount",
+            "Cause",
+            "DevACPIStatus",
+            "Diagnoses",
+            "GateOpen",
+            "GateReasons",
+            "LastBootTime",
+            "LastFirmwareTime",
+            "PreviousState",
+            "Since",
+            "SysACPIStatus"
+        ]
+    );
+    for (interface, count) in [(NAME, 2), (TRACKER, 9), ("org.freedesktop.DBus.Peer", 0)] {
+        let reply = rig.properties("GetAll", &interface).await.unwrap();
+        let body = reply.body();
+        let values: BTreeMap<&str, Variant<'_>> = body.deserialize().unwrap();
+        assert_eq!(values.len(), count, "{interface}");
+    }
+    // Without an interface the member alone decides.
+    let call = rig.client.call_method(Some(NAME), PATH, None::<&str>, "Get", &(NAME, "SysACPIStatus")).await;
+    call.unwrap();
+    // Peer is everywhere.
+    let peer = Some("org.freedesktop.DBus.Peer");
+    rig.client.call_method(Some(NAME), "/nowhere", peer, "Ping", &()).await.unwrap();
+
+    let refused = [
+        (error_of(rig.properties("GetAll", &"no.such.Interface").await), "UnknownInterface"),
+        (error_of(rig.properties("Get", &(NAME, "Nothing")).await), "UnknownProperty"),
+        (error_of(rig.properties("Get", &("no.such.Interface", "Nothing")).await), "UnknownProperty"),
+        (error_of(rig.properties("Get", &7_u32).await), "InvalidArgs"),
+        (error_of(rig.properties("Set", &(TRACKER, "Cause", Variant::from("x"))).await), "PropertyReadOnly"),
+        (error_of(rig.properties("Set", &(NAME, "Nothing", Variant::from("x"))).await), "UnknownProperty"),
+        (error_of(rig.properties("Nothing", &()).await), "UnknownMethod"),
+        (
+            error_of(rig.client.call_method(Some(NAME), "/nowhere", Some(PROPERTIES), "GetAll", &"").await),
+            "UnknownObject",
+        ),
+        (
+            error_of(rig.client.call_method(Some(NAME), PATH, Some(TRACKER), "GetHistory", &"many").await),
+            "InvalidArgs",
+        ),
+    ];
+    for (got, expected) in refused {
+        assert_eq!(got, expected);
+    }
+}
+
+#[tokio::test]
+async fn introspection_is_what_is_documented() {
+    let rig = Rig::start().await;
+    let introspect = async |path: &str| {
+        let interface = Some("org.freedesktop.DBus.Introspectable");
+        let reply = rig.client.call_method(Some(NAME), path, interface, "Introspect", &()).await.unwrap();
+        reply.body().deserialize::<String>().unwrap()
+    };
+    // The mapper walks down from the root (contract 1.6).
+    let mut path = String::new();
+    for child in ["xyz", "openbmc_project", "control", "host0", "acpi_power_state"] {
+        let at = if path.is_empty() { "/" } else { &path };
+        assert!(introspect(at).await.contains(&format!("<node name=\"{child}\"/>")), "{at}");
+        path = format!("{path}/{child}");
+    }
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/dbus/acpi_power_state.xml");
+    let got = introspect(PATH).await;
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::create_dir_all(golden.parent().unwrap()).unwrap();
+        std::fs::write(&golden, &got).unwrap();
+    }
+    let documented = std::fs::read_to_string(&golden).unwrap_or_default();
+    assert_eq!(got, documented, "if this is meant: UPDATE_DOCS=1 cargo test --test dbus");
+}
+
+/// What `GetManagedObjects` answers.
+type Objects<'a> = BTreeMap<zbus::ObjectPath<'a>, BTreeMap<&'a str, BTreeMap<&'a str, Variant<'a>>>>;
+
+#[tokio::test]
+async fn the_object_manager_shows_the_object() {
+    let rig = Rig::start().await;
+    let manager = Some("org.freedesktop.DBus.ObjectManager");
+    let at = "/xyz/openbmc_project/control";
+    let reply = rig.client.call_method(Some(NAME), at, manager, "GetManagedObjects", &()).await.unwrap();
+    let body = reply.body();
+    let objects: Objects<'_> = body.deserialize().unwrap();
+    assert_eq!(objects.len(), 1);
+    let (path, interfaces) = objects.first_key_value().unwrap();
+    assert_eq!(path.as_str(), PATH);
+    assert_eq!(interfaces.keys().copied().collect::<Vec<_>>(), [NAME, TRACKER]);
+}
+
+#[tokio::test]
+async fn a_bad_set_is_refused_and_changes_nothing() {
+    let rig = Rig::start().await;
+    rig.set("S2_D2").await;
+    for value in [
+        state("S2_D3"),
+        state("s0_g0_d0"),
+        state(""),
+        Variant::from("S0_G0_D0"),
+        Variant::from(""),
+        Variant::from(5_u32),
+        Variant::from(true),
+        Variant::from(vec!["a"]),
+    ] {
+        for property in ["SysACPIStatus", "DevACPIStatus"] {
+            let refused = error_of(rig.properties("Set", &(NAME, property, &value)).await);
+            assert_eq!(refused, "InvalidArgs", "{value:?}");
+        }
+    }
+    assert_eq!(error_of(rig.properties("Set", &(NAME, "SysACPIStatus")).await), "InvalidArgs");
+    assert_eq!(rig.state().await.as_deref(), Some("S2_D2"));
+    assert_eq!(rig.word(NAME, "DevACPIStatus").await.as_deref(), Some("Unknown"));
+}
+
+#[tokio::test]
+async fn all_14_values_can_be_set_and_are_got_back() {
+    let rig = Rig::start().await;
+    for acpi in acpi_stated::logic::acpi::AcpiState::ALL {
+        for property in ["SysACPIStatus", "DevACPIStatus"] {
+            rig.properties("Set", &(NAME, property, Variant::from(acpi.dbus()))).await.unwrap();
+            assert_eq!(rig.word(NAME, property).await.as_deref(), Some(acpi.name()));
+        }
+    }
+}
+
+/// Signals only on change; PropertiesChanged before the answer, all else after it (design 3.3).
+#[tokio::test]
+async fn the_change_is_signalled_before_the_answer_and_all_else_after_it() {
+    let rig = Rig::start().await;
+    rig.open().await;
+    rig.until("S0 has settled", async || rig.reasons().await.is_empty()).await;
+    let (connection, mut listener) = Listener::new(&rig).await;
+    let mut heard = Vec::new();
+    for name in ["S2_D2", "S2_D2", "S5_G2", "S5_G2"] {
+        let call = Message::method_call(PATH, "Set").destination(NAME).interface(PROPERTIES);
+        connection.send(&call.build(&(NAME, "SysACPIStatus", state(name))).unwrap()).await.unwrap();
+        loop {
+            heard.push(short(&listener.next().await));
+            if heard.last().unwrap() == "reply" {
+                break;
+            }
+        }
+    }
+    assert_eq!(
+        heard
+            .iter()
+            .map(String::as_str)
+            .filter(|s| ["SysACPIStatus", "reply", "Transitioned"].contains(s))
+            .collect::<Vec<_>>(),
+        [
+            "SysACPIStatus",
+            "reply", // S2
+            "Transitioned",
+            "reply", // S2 again: no second signal
+            "SysACPIStatus",
+            "reply", // S5
+            "Transitioned",
+            "reply", // S5 again
+        ],
+        "{heard:?}"
+    );
+    assert!(!heard.contains(&"DevACPIStatus".to_owned()));
+}
+
+#[tokio::test]
+async fn a_call_that_wants_no_answer_gets_none_and_is_carried_out() {
+    let rig = Rig::start().await;
+    let (connection, mut listener) = Listener::new(&rig).await;
+    let set = |name| {
+        let call = Message::method_call(PATH, "Set").destination(NAME).interface(PROPERTIES);
+        call.with_flags(Flags::NO_REPLY_EXPECTED).build(&(NAME, "SysACPIStatus", state(name))).unwrap()
+    };
+    for name in ["S2_D2", "nonsense", "S0_G0_D0"] {
+        connection.send(&set(name)).await.unwrap();
+    }
+    let ping = Message::method_call(PATH, "Ping").destination(NAME).interface("org.freedesktop.DBus.Peer");
+    connection.send(&ping.build(&()).unwrap()).await.unwrap();
+    let mut replies = 0;
+    while replies == 0 {
+        replies += usize::from(listener.next().await.message_type() == Type::MethodReturn);
+    }
+    rig.until_state("S0_G0_D0").await;
+}
+
+/// Runs busctl as nobody.
+fn as_nobody(bus: &PrivateBus, arguments: &[&str]) -> std::process::Output {
+    let socket = bus.address().strip_prefix("unix:path=").unwrap();
+    let socket = Path::new(socket.split(',').next().unwrap());
+    // The directory keeps others out; for once they may come in.
+    let directory = socket.parent().unwrap();
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755)).unwrap();
+    Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "busctl"])
+        .arg(format!("--address={}", bus.address()))
+        .args(arguments)
+        .output()
+        .expect("setpriv (util-linux)")
+}
+
+#[tokio::test]
+async fn only_root_and_the_daemons_own_user_may_set() {
+    let rig = Rig::start().await;
+    rig.set("S2_D2").await;
+    let s0 = format!("{NAME}.ACPI.S0_G0_D0");
+    for property in ["SysACPIStatus", "DevACPIStatus"] {
+        let refused = as_nobody(&rig.bus, &["set-property", NAME, PATH, NAME, property, "s", &s0]);
+        assert!(!refused.status.success());
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(said.contains("Access denied"), "{said}");
+    }
+    assert_eq!(rig.state().await.as_deref(), Some("S2_D2"));
+    let read = as_nobody(&rig.bus, &["get-property", NAME, PATH, NAME, "SysACPIStatus"]);
+    assert!(String::from_utf8_lossy(&read.stdout).contains("ACPI.S2_D2"), "everyone may read");
+}
+
+#[tokio::test]
+async fn the_name_cannot_be_taken_away() {
+    let rig = Rig::start().await;
+    let thief = connect(rig.bus.address()).await;
+    let flags = RequestNameFlags::REPLACE_EXISTING | RequestNameFlags::DO_NOT_QUEUE;
+    let bus = "org.freedesktop.DBus";
+    let reply = thief
+        .call_method(Some(bus), "/org/freedesktop/DBus", Some(bus), "RequestName", &(NAME, flags))
+        .await
+        .unwrap();
+    assert_eq!(reply.body().deserialize::<RequestNameReply>().unwrap(), RequestNameReply::Exists);
+}
+
+// ---- Power evidence ------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn values_count_from_the_owner_of_a_power_name_only() {
+    let rig = Rig::start().await;
+    let power = PowerDouble::start(rig.bus.address(), "On", "Running", "").await.unwrap();
+    rig.open().await;
+    let impostor = PowerDouble::nameless(rig.bus.address(), "Off", "Off", "").await.unwrap();
+    impostor.chassis("Off").await.unwrap();
+    impostor.host("Off").await.unwrap();
+    // Its signals are through when a later one of the owner is.
+    power.host("TransitioningToOff").await.unwrap();
+    rig.until("the host's word is heard", async || !rig.is_open()).await;
+    assert_eq!(rig.state().await.as_deref(), Some("S0_G0_D0"));
+    assert_eq!(rig.reasons().await, ["HostNotRunning"]);
+}
+
+#[tokio::test]
+async fn suffixed_and_unsuffixed_names_both_serve() {
+    for names in [&NAMES[..], &NAMES[1..2], &NAMES[0..1]] {
+        // Chassis and host on the one name that is there, as a proxy daemon might have it.
+        let rig = Rig::start().await;
+        let power = PowerDouble::nameless(rig.bus.address(), "On", "Running", "").await.unwrap();
+        power.own(names).await.unwrap();
+        power.own(&["xyz.openbmc_project.State.Chassis"]).await.unwrap();
+        rig.open().await;
+        power.chassis("Off").await.unwrap();
+        rig.until_state("S5_G2").await;
+    }
+}
+
+/// Rule 9.
+#[tokio::test]
+async fn a_power_service_that_goes_away_closes_the_gate_until_it_is_back() {
+    let rig = Rig::start().await;
+    let power = PowerDouble::start(rig.bus.address(), "On", "Running", "").await.unwrap();
+    rig.open().await;
+    power.leave().await;
+    rig.until("the gate is closed", async || !rig.is_open()).await;
+    rig.until("it says why", async || rig.reasons().await == ["EvidenceMissing"]).await;
+    assert_eq!(rig.state().await.as_deref(), Some("S0_G0_D0"), "its last values stand");
+    let power = PowerDouble::start(rig.bus.address(), "On", "Running", "").await.unwrap();
+    rig.until("the gate is open again", async || rig.is_open()).await;
+    power.leave().await;
+    let _power = PowerDouble::start(rig.bus.address(), "Off", "Off", "").await.unwrap();
+    rig.until_state("S5_G2").await;
+    assert_eq!(rig.cause().await.as_deref(), Some("ChassisOff"));
+}
+
+#[tokio::test]
+async fn a_value_that_no_interface_knows_is_no_value() {
+    let rig = Rig::start().await;
+    let power = PowerDouble::start(rig.bus.address(), "On", "Running", "").await.unwrap();
+    rig.open().await;
+    power.chassis("Levitating").await.unwrap();
+    rig.until("the gate is closed", async || rig.reasons().await == ["EvidenceMissing"]).await;
+    power.chassis("On").await.unwrap();
+    rig.until("the gate is open again", async || rig.is_open()).await;
+}
+
+// ---- Peers that do not behave -----------------------------------------------------------------------------
+
+/// Owns a name, and reads what is sent to it or not, but never answers.
+async fn silent(address: &str, name: &str) -> Connection {
+    let connection = connect(address).await;
+    connection.request_name_with_flags(name, RequestNameFlags::DO_NOT_QUEUE).await.unwrap();
+    connection
+}
+
+#[tokio::test]
+async fn a_set_does_not_wait_for_systemd_or_power_control() {
+    let bus = PrivateBus::start().unwrap();
+    let address = bus.address().to_owned();
+    // systemd is there and answers nothing; so is power control.
+    let _systemd = silent(&address, "org.freedesktop.systemd1").await;
+    let power = PowerDouble::start(&address, "On", "Running", "").await.unwrap();
+    power.hang();
+    let rig = Rig::on(bus, 1000, |_| {}).await;
+    for name in ["S2_D2", "S0_G0_D0", "S5_G2"].into_iter().cycle().take(300) {
+        let began = Instant::now();
+        rig.set(name).await;
+        // The cap, and time for a busy machine.
+        assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+        assert_eq!(rig.state().await.as_deref(), Some(name));
+    }
+}
+
+// ---- The program ---------------------------------------------------------------------------------------------
+
+/// The real program on a private bus.
+struct Program(Child);
+
+impl Program {
+    async fn start(bus: &PrivateBus, environment: &[(&str, &str)]) -> (Self, Connection) {
+        let mut command = Command::new(DAEMON);
+        command.args(["--bus", bus.address()]).envs(environment.iter().copied());
+        let program = Self(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        let client = connect(bus.address()).await;
+        let began = Instant::now();
+        let peer = Some("org.freedesktop.DBus.Peer");
+        while client.call_method(Some(NAME), PATH, peer, "Ping", &()).await.is_err() {
+            assert!(began.elapsed() < PATIENCE, "the daemon does not come up");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        (program, client)
+    }
+
+    /// Private dirty memory, in KiB.
+    fn private_dirty(&self) -> u64 {
+        let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.0.id())).unwrap();
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Private_Dirty:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// Context switches of all its threads so far.
+    fn switches(&self) -> u64 {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.0.id())).unwrap();
+        let of = |text: String| -> u64 {
+            let lines = text.lines().filter(|line| line.contains("ctxt_switches"));
+            lines.map(|line| line.split_whitespace().next_back().unwrap().parse::<u64>().unwrap()).sum()
+        };
+        threads
+            .map(|thread| of(std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap()))
+            .sum()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[tokio::test]
+async fn a_flood_of_sets_is_answered_in_bounded_memory() {
+    let bus = PrivateBus::start().unwrap();
+    let (program, first) = Program::start(&bus, &[]).await;
+    let names = ["S2_D2", "S0_G0_D0", "S5_G2"];
+    for name in names.into_iter().cycle().take(100) {
+        set(&first, name).await;
+    }
+    let before = program.private_dirty();
+    let clients: Vec<_> = (0..16)
+        .map(|_| {
+            let address = bus.address().to_owned();
+            tokio::spawn(async move {
+                let client = connect(&address).await;
+                // One by which the daemon knows its caller, and then all at once: not one waits for another.
+                set(&client, "S2_D2").await;
+                let sets = names.into_iter().cycle().take(624).map(|name| {
+                    let client = client.clone();
+                    tokio::spawn(async move { set(&client, name).await })
+                });
+                for set in sets.collect::<Vec<_>>() {
+                    set.await.expect("answered");
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        client.await.expect("all answered");
+    }
+    let grown = program.private_dirty().saturating_sub(before);
+    assert!(grown <= 256, "{grown} KiB more private dirty memory");
+}
+
+#[tokio::test]
+async fn the_program_ends_with_69_when_the_bus_is_lost_or_absent() {
+    let bus = PrivateBus::start().unwrap();
+    let (mut program, client) = Program::start(&bus, &[]).await;
+    drop(client);
+    drop(bus);
+    let began = Instant::now();
+    let status = loop {
+        if let Some(status) = program.0.try_wait().unwrap() {
+            break status;
+        }
+        assert!(began.elapsed() < PATIENCE, "it lives on without a bus");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert_eq!(status.code(), Some(69));
+    let absent = Command::new(DAEMON).args(["--bus", "unix:path=/nonexistent/bus"]).output().unwrap();
+    assert_eq!(absent.status.code(), Some(69));
+    assert!(String::from_utf8_lossy(&absent.stderr).contains("there is no D-Bus at"));
+}
+
+/// Idle in S5: two context switches of all threads for each period of the watchdog, over four.
+#[tokio::test]
+async fn an_idle_daemon_wakes_for_its_watchdog_only() {
+    const PERIOD: Duration = Duration::from_secs(2);
+    let bus = PrivateBus::start().unwrap();
+    let address = bus.address().to_owned();
+    let _power = PowerDouble::start(&address, "Off", "Off", "").await.unwrap();
+    let socket = bus.address().strip_prefix("unix:path=").unwrap().split(',').next().unwrap();
+    let socket = Path::new(socket).with_file_name("notify");
+    let notified = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+    let period = PERIOD.as_micros().to_string();
+    let environment = [("WATCHDOG_USEC", period.as_str()), ("NOTIFY_SOCKET", socket.to_str().unwrap())];
+    let (program, client) = Program::start(&bus, &environment).await;
+    set(&client, "S5_G2").await;
+    drop(client);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    notified.set_nonblocking(true).unwrap();
+    let mut text = [0; 256];
+    while notified.recv(&mut text).is_ok() {}
+
+    let before = program.switches();
+    tokio::time::sleep(PERIOD * 4).await;
+    let switches = program.switches() - before;
+    let fed = std::iter::from_fn(|| notified.recv(&mut text).ok().map(|n| text[..n].to_vec()));
+    let fed = fed.filter(|text| text.starts_with(b"WATCHDOG=1")).count();
+    assert!(fed >= 4, "the watchdog was fed {fed} times in four periods");
+    assert!(switches <= 8, "{switches} context switches in four periods");
+}

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The daemon, as the library's function, on a private bus of its own, with one guarded I2C bus.
+//!
+//! Its clock may run faster than life; what a host waits for is real time.
+#![allow(unreachable_pub, dead_code, reason = "this file is included by several test programs")]
+
+use std::{
+    sync::mpsc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use acpi_stated::{
+    config::{Bus, Settings},
+    daemon::Daemon,
+    shell::{
+        clock::Clock,
+        permits::{BusPermits, Need, Permits},
+        supervisor::Supervisor,
+    },
+};
+use tokio::{runtime, sync::oneshot, time::timeout};
+use zbus::{Connection, Message, Variant, connection::Builder};
+
+use crate::private_bus::PrivateBus;
+
+pub const NAME: &str = "xyz.openbmc_project.Control.Power.ACPIPowerState";
+pub const PATH: &str = "/xyz/openbmc_project/control/host0/acpi_power_state";
+pub const TRACKER: &str = "xyz.openbmc_project.Control.Power.ACPIPowerState.Tracker";
+pub const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+
+pub const DIMM: Need = Need::Gate(0);
+pub const SPD: u32 = 0x18;
+/// Longer than anything here takes; only a failure waits for it.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The daemon and a client of it.
+pub struct Rig {
+    pub client: Connection,
+    pub permits: Permits,
+    pub dimms: BusPermits,
+    stop: Option<oneshot::Sender<()>>,
+    daemon: Option<JoinHandle<()>>,
+    pub bus: PrivateBus,
+}
+
+impl Rig {
+    /// A clock a thousand times faster than life: 120 s without power services take 0.12 s, and the 10 s for which
+    /// the gate settles 10 ms. A host waits for its answer as long as a test may take.
+    pub async fn start() -> Self {
+        Self::with(1000, |settings| {
+            for host in &mut settings.hosts {
+                host.timing.ack_cap = PATIENCE * 2;
+            }
+        })
+        .await
+    }
+
+    /// The defaults, changed by `change`, on a clock `speed` times faster than life.
+    pub async fn with(speed: u32, change: impl FnOnce(&mut Settings)) -> Self {
+        let bus = PrivateBus::start().expect("a private bus");
+        Self::on(bus, speed, change).await
+    }
+
+    pub async fn on(bus: PrivateBus, speed: u32, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings::default();
+        settings.buses.push(Bus { bus: 3, hosts: vec![0] });
+        change(&mut settings);
+        let (stop, stopped) = oneshot::channel();
+        let (to_us, permits) = mpsc::channel();
+        let address = bus.address().to_owned();
+        let daemon = std::thread::spawn(move || {
+            let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let connection = connect(&address).await;
+                let daemon = Daemon::new(settings, Clock::scaled(speed), connection, Supervisor::silent());
+                to_us.send(daemon.permits()).expect("the test waits for them");
+                daemon.run(async { drop(stopped.await) }).await.expect("it runs until it is told to stop");
+            });
+        });
+        let permits = permits.recv().expect("the daemon is built");
+        let client = connect(bus.address()).await;
+        let dimms = permits.bus(3).expect("bus 3");
+        let rig = Self { client, permits, dimms, stop: Some(stop), daemon: Some(daemon), bus };
+        rig.until("the object is there", async || rig.state().await.is_some()).await;
+        rig
+    }
+
+    /// Tells the daemon to end.
+    pub fn ask_to_stop(&mut self) {
+        drop(self.stop.take());
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.daemon.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Tells the daemon to end, and waits for it.
+    pub fn stop(&mut self) {
+        self.ask_to_stop();
+        // If it failed it has said so; a panic here would hide why the test did.
+        drop(self.daemon.take().map(JoinHandle::join));
+    }
+
+    pub async fn until(&self, what: &str, condition: impl AsyncFn() -> bool) {
+        let begin = Instant::now();
+        while !condition().await {
+            assert!(begin.elapsed() < PATIENCE, "waited in vain until {what}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.dimms.try_acquire(DIMM, SPD).is_ok()
+    }
+
+    /// The host reports S0, and the gate opens.
+    pub async fn open(&self) {
+        self.set("S0_G0_D0").await;
+        self.until("the gate is open", async || self.is_open()).await;
+    }
+
+    pub async fn set(&self, state: &str) {
+        set(&self.client, state).await;
+    }
+
+    /// Waits until the object says this.
+    pub async fn until_state(&self, state: &str) {
+        self.until(&format!("it is {state}"), async || self.state().await.as_deref() == Some(state)).await;
+    }
+
+    /// The last word of `SysACPIStatus`; `None` if nobody answers.
+    pub async fn state(&self) -> Option<String> {
+        self.word(NAME, "SysACPIStatus").await
+    }
+
+    /// The last word of a string property.
+    pub async fn word(&self, interface: &str, property: &str) -> Option<String> {
+        let value = String::try_from(self.get(interface, property).await?).ok()?;
+        Some(value.rsplit('.').next().unwrap_or_default().to_owned())
+    }
+
+    pub async fn cause(&self) -> Option<String> {
+        self.word(TRACKER, "Cause").await
+    }
+
+    /// What keeps the gate closed.
+    pub async fn reasons(&self) -> Vec<String> {
+        let value = self.get(TRACKER, "GateReasons").await.expect("GateReasons");
+        Vec::<String>::try_from(value).expect("strings")
+    }
+
+    pub async fn get(&self, interface: &str, property: &str) -> Option<Variant<'static>> {
+        let reply = self.properties("Get", &(interface, property)).await.ok()?;
+        let body = reply.body();
+        let value: Variant<'_> = body.deserialize().ok()?;
+        Some(value.try_to_owned().ok()?.into())
+    }
+
+    /// Calls the object's Properties interface.
+    pub async fn properties<B>(&self, member: &str, body: &B) -> zbus::Result<Message>
+    where
+        B: zbus::export::serde::Serialize + zbus::DynamicType,
+    {
+        self.client.call_method(Some(NAME), PATH, Some(PROPERTIES), member, body).await
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+pub async fn connect(address: &str) -> Connection {
+    Builder::address(address).build().await.expect("the private bus")
+}
+
+/// A Set of `SysACPIStatus`, answered with success.
+pub async fn set(client: &Connection, state: &str) {
+    let value = Variant::from(format!("{NAME}.ACPI.{state}"));
+    let arguments = (NAME, "SysACPIStatus", value);
+    let reply = client.call_method(Some(NAME), PATH, Some(PROPERTIES), "Set", &arguments);
+    timeout(PATIENCE, reply).await.expect("a Set is answered").expect("a Set succeeds");
+}
