@@ -456,7 +456,7 @@ impl Machine {
             self.emit(Effect::Assert);
             let retry = last_set.is_some_and(|last| self.now.since(last) < RESET_BETWEEN_SETS);
             if !retry && !self.is_off() {
-                self.emit(Effect::Unit(UnitOrder::Restart(Target::S2)));
+                self.restart_unit();
             }
         }
     }
@@ -628,6 +628,8 @@ impl Machine {
 
     /// Everything whose time has come. Each rule that acts takes its own condition away, so this ends.
     fn advance(&mut self) {
+        // Due long before rule 6's two minutes, if the wake-up is that late.
+        self.follow_power(Cause::HostOff);
         if let Start::Undecided { at_the_latest, .. } = self.start {
             let read = self.chassis.last().is_some() && self.host.last().is_some();
             if read || at_the_latest <= self.now {
@@ -735,7 +737,7 @@ impl Machine {
         }
         if again && cause == Cause::HostReset {
             self.emit(Effect::Assert);
-            self.emit(Effect::Unit(UnitOrder::Restart(Target::S2)));
+            self.restart_unit();
         } else {
             self.order_unit();
         }
@@ -792,6 +794,12 @@ impl Machine {
             UnitRow::NoneActive => UnitOrder::StopAll,
         };
         self.emit(Effect::Unit(order));
+    }
+
+    /// S2 once more.
+    fn restart_unit(&mut self) {
+        self.unit_row = Some(UnitRow::Active(Target::S2));
+        self.emit(Effect::Unit(UnitOrder::Restart(Target::S2)));
     }
 
     fn write_progress(&mut self) {
