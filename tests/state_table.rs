@@ -52,8 +52,7 @@ impl Bench {
                     | Effect::Answer(_)
                     | Effect::DrainTimedOut
                     | Effect::Assert
-                    | Effect::Transitioned(_)
-                    | Effect::PostCompleteBogus => {}
+                    | Effect::Transitioned(_) => {}
                 }
             }
         }

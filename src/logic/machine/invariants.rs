@@ -322,7 +322,11 @@ impl Watcher {
             }
             Event::BootProgressByOthers => self.foreign = true,
             Event::DimmsKnown { epoch } => self.dimms_known |= epoch == before.epoch && before.open,
-            Event::SetDevice { .. } | Event::Drained { .. } | Event::GuardAlarm | Event::Tick => {}
+            Event::SetDevice { .. }
+            | Event::Drained { .. }
+            | Event::GuardAlarm
+            | Event::Rival(_)
+            | Event::Tick => {}
         }
         self.follow_power();
         let read = self.chassis.is_some() && self.host.is_some();
@@ -559,7 +563,7 @@ impl Watcher {
                     self.claim(I::Transitions, true, allowed && (!change || untold > 0), machine)?;
                     self.untold -= u32::from(change);
                 }
-                Effect::DrainTimedOut | Effect::Assert | Effect::PostCompleteBogus => rest = true,
+                Effect::DrainTimedOut | Effect::Assert => rest = true,
             }
         }
         let quiet = !machine.is_draining();
@@ -695,7 +699,9 @@ impl Watcher {
         let deadline = self.closed_since.map(|at| at + timing.deadline);
         self.claim(I::Deadline, self.decided, machine.deadline_at() == deadline, machine)?;
         let due = deadline.is_some_and(|at| at <= now);
-        self.claim(I::Deadline, due || stuck, due == stuck, machine)?;
+        // A host that only settles has overcome it (note 21).
+        let settles = machine.state() != AcpiState::S2D2 && self.opens_at.is_some();
+        self.claim(I::Deadline, due || stuck, stuck == (due && !settles), machine)?;
         let ahead = deadline.is_some_and(|at| at > now);
         let stall = matches!(fans, Fans::Held { level: FanLevel::Stall, .. });
         self.claim(I::Deadline, ahead, machine.wake_at() <= deadline, machine)?;

@@ -54,6 +54,7 @@ fn event() -> impl Strategy<Value = What> {
         1 => Just(What::Is(Event::GuardAlarm)),
         1 => Just(What::Is(Event::BootProgressByOthers)),
         1 => Just(What::Is(Event::Lapsed)),
+        1 => any::<bool>().prop_map(|there| What::Is(Event::Rival(there))),
     ]
 }
 
@@ -125,6 +126,7 @@ fn settings() -> impl Strategy<Value = config::Host> {
         restore_settle: Duration::from_secs(1),
         thermal_grace: Duration::from_millis(100),
         hold_after: Duration::from_secs(7),
+        max_resets: 2,
     };
     let timing = prop_oneof![4 => Just(config::Timing::default()), 1 => Just(odd)];
     (any::<[bool; 5]>(), timing).prop_map(|([trusted, s0, s2, off, has_dimms], timing)| config::Host {

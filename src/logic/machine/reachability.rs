@@ -3,7 +3,7 @@
 //!
 //! An abstract state is every field of the machine without its time stamps: a deadline is not running, running
 //! or due, as the rule sees it that uses it. Left out is what no rule reads (`previous`, the history's entries, the
-//! epoch's number, causes that no rule tells apart, the device's value but for whether it is published), and OS
+//! epoch's number, the count of resets, causes that no rule tells apart, the device's value but for whether it is published), and OS
 //! status where it is not trusted. Of a drain are kept none, one or more answers. One concrete machine stands
 //! for each abstract state; `properties.rs` tries other times and longer ways.
 //!
@@ -154,7 +154,7 @@ fn events(machine: &Machine, id: SetId, depth: Depth) -> Vec<Event> {
         Event::Lapsed,
     ];
     if depth == Depth::Everything {
-        events.extend([Event::GuardAlarm, Event::BootProgressByOthers]);
+        events.extend([Event::GuardAlarm, Event::BootProgressByOthers, Event::Rival(true)]);
     }
     if machine.settings.evidence.post_complete_trusted {
         events.extend([None, Some(Os::Inactive), Some(Os::Complete)].map(Event::Os));
