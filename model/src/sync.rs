@@ -4,7 +4,8 @@
 //! Loom takes a `SeqCst` access for an `AcqRel` one, and would find faults that are none; its `SeqCst` fences are what
 //! the language says. A fence on either side of each `SeqCst` access gives them the one order of all that they have
 //! where, as in the permits, every access is `SeqCst`. A `SeqCst` store is a swap here, the same in that order, since
-//! loom lets a store slip between the read and the write of a swap elsewhere. Weaker accesses stay as they are.
+//! loom lets a store slip between the read and the write of a swap elsewhere. Weaker accesses stay as they are, but the
+//! fences of a `SeqCst` neighbour order them too: loom sees that a side is too weak, not always that one access is.
 #![allow(missing_docs, reason = "the names are the standard library's")]
 
 use std::{sync::LockResult, time::Duration};
@@ -128,14 +129,14 @@ impl Condvar {
 }
 
 loom::lazy_static! {
-    /// Milliseconds since the model began. It stands still but for [`advance`].
-    static ref NOW: AtomicU32 = AtomicU32::new(1);
+    /// Milliseconds since the model began. It stands still but for [`advance`]. Reading it orders nothing else.
+    static ref NOW: loom::sync::atomic::AtomicU32 = loom::sync::atomic::AtomicU32::new(1);
 }
 
 /// Lets time pass.
 pub fn advance(by: Duration) {
     let by = u32::try_from(by.as_millis()).unwrap_or(u32::MAX);
-    NOW.fetch_add(by, Ordering::SeqCst);
+    NOW.fetch_add(by, Ordering::AcqRel);
 }
 
 /// The beginning of the model: all its instants are the same.
@@ -150,6 +151,6 @@ impl Instant {
 
     #[must_use]
     pub fn elapsed(self) -> Duration {
-        Duration::from_millis(NOW.load(Ordering::SeqCst).into())
+        Duration::from_millis(NOW.load(Ordering::Acquire).into())
     }
 }
