@@ -294,7 +294,6 @@ impl Bench {
                 Effect::Transitioned(entry) => transitions.push(entry),
                 Effect::Unit(order) => seen.units.push(unit(order)),
                 Effect::BootProgress(stage) => seen.progress.push(progress(stage).into()),
-                Effect::PostCompleteBogus => {}
             }
         }
     }

@@ -8,7 +8,7 @@
 //!   by callgrind;
 //! - how long the caller waits for it, in Pings: the median over pairs, daemon and caller pinned.
 //!
-//! Exit 1 if a figure is over its limit (docs/performance.md).
+//! Start it on the first processor (`./dev bench` does). Exit 1 if a figure is over its limit (docs/performance.md).
 
 #[path = "../../tests/support/power_double.rs"]
 mod power_double;

@@ -45,6 +45,8 @@ const BOOT_LOADER: Duration = secs(1);
 const WORK: Duration = secs(4);
 /// How long the power is off between a shutdown and the power button.
 const OFF: Duration = secs(3);
+/// Longer than a warm reset takes, and by far too short for one to be confirmed.
+const SLOW_RAILS: Duration = millis(800);
 /// From the report of S5 to the fall of power.
 const SMM: Duration = secs(1);
 /// How long the gate may take to open, in real time and on the board's clock. 20 s are the daemon's
@@ -271,7 +273,7 @@ impl Board {
         match way {
             Way::PowerOn => self.press_button("the power button").await,
             Way::OsShutdown => self.shut_down("the power falls at once", millis(200)).await,
-            Way::SlowOsShutdown => self.shut_down("the power takes 3 s to fall", secs(3)).await,
+            Way::SlowOsShutdown => self.shut_down("the power takes 0.8 s to fall", SLOW_RAILS).await,
             Way::PowerCycle | Way::ResetInPost | Way::Hang | Way::AdminSetsS0 => {
                 self.tell(Who::Power, "an operator cycles the power; the host cannot tell anybody");
                 let shown = self.power.power_cycle().await?;

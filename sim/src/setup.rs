@@ -80,7 +80,7 @@ pub enum Way {
     PowerOn,
     /// The operating system shuts down, the power falls 0.2 s later; then the power button.
     OsShutdown,
-    /// The same, but the power takes 3 s to fall: it looks like a warm reset first.
+    /// The same, but the power takes 0.8 s to fall: it looks like a warm reset first.
     SlowOsShutdown,
     /// An operator's power cycle: the host cannot report it.
     PowerCycle,

@@ -7,6 +7,8 @@
 //! - [`policy`]: what follows from a machine's state.
 //! - [`history`]: the log of transitions.
 
+#![deny(clippy::disallowed_macros, clippy::disallowed_methods, clippy::disallowed_types)]
+
 pub mod acpi;
 pub mod evidence;
 pub mod history;

@@ -88,7 +88,10 @@ fn parse() -> Result<Option<Options>> {
     let mut args = lexopt::Parser::from_env();
     while let Some(arg) = args.next()? {
         match arg {
-            Long("boots") => options.boots = Some(args.value()?.parse()?),
+            Long("boots") => match args.value()?.parse()? {
+                0 => return Err(Error::from("--boots is at least 1")),
+                boots => options.boots = Some(boots),
+            },
             Long("firmware") => options.firmware = Some(args.value()?.parse()?),
             Long("gate") => {
                 options.gate = match args.value()?.string()?.as_str() {
