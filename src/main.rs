@@ -2,6 +2,7 @@
 //! acpi-stated: what was asked for, and the exit code.
 
 mod arguments;
+mod log;
 
 use std::{io::Write as _, process::ExitCode, time::Duration};
 
@@ -88,15 +89,8 @@ fn refuse(refused: &Refused) -> ExitCode {
     exit::CONFIG.into()
 }
 
-fn serve(bus: &str, log: LevelFilter, loaded: impl FnOnce() -> Result<Loaded, Refused>) -> ExitCode {
-    // journald adds the time, and systemd the name.
-    tracing_subscriber::fmt()
-        .with_max_level(log)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(false)
-        .without_time()
-        .init();
+fn serve(bus: &str, level: LevelFilter, loaded: impl FnOnce() -> Result<Loaded, Refused>) -> ExitCode {
+    log::init(level);
     let settings = match loaded() {
         Ok(loaded) => {
             loaded.warning_lines().for_each(|line| tracing::warn!("{line}"));

@@ -498,12 +498,12 @@ impl Timing {
 impl Targets {
     /// Design 3.6, where a name is not given.
     fn new(host: u32, targets: &keys::Targets) -> Self {
-        let units = |name: &Option<UnitName>, state: &str| match name {
-            Some(unit) => vec![unit.0.clone()],
-            None => {
-                let plain = (host == 0).then(|| format!("host-{state}-state.target"));
-                plain.into_iter().chain([format!("host-{state}-state@{host}.target")]).collect()
+        let units = |name: &Option<UnitName>, state: &str| {
+            if let Some(unit) = name {
+                return vec![unit.0.clone()];
             }
+            let plain = (host == 0).then(|| format!("host-{state}-state.target"));
+            plain.into_iter().chain([format!("host-{state}-state@{host}.target")]).collect()
         };
         Self { s0: units(&targets.s0, "s0"), s2: units(&targets.s2, "s2"), s5: units(&targets.s5, "s5") }
     }

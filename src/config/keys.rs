@@ -22,6 +22,7 @@ macro_rules! keys {
         $key:ident: $kind:ty $(= $default:expr)?,
     )+ })+) => {$(
         $(#[doc = $doc])+
+        #[allow(clippy::struct_field_names, reason = "the keys are as the file has them")]
         #[derive(Clone, Debug, PartialEq)]
         pub(crate) struct $name { $($(#[doc = $text])+ pub(crate) $key: $kind,)+ }
 
@@ -358,15 +359,13 @@ fn take<T: Value>(
     problems: &mut Problems,
 ) -> Option<T> {
     let at = join(at, key);
-    match entries.iter().find(|(name, _)| name == key) {
-        Some((_, json)) => T::read(json, &at, problems).or(default),
-        None => {
-            if default.is_none() {
-                problems.add(&at, "missing", format!("give {}", T::accepted()));
-            }
-            default
-        }
+    if let Some((_, json)) = entries.iter().find(|(name, _)| name == key) {
+        return T::read(json, &at, problems).or(default);
     }
+    if default.is_none() {
+        problems.add(&at, "missing", format!("give {}", T::accepted()));
+    }
+    default
 }
 
 /// The path of a key. One that does not read like a key is quoted.

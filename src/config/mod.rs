@@ -107,7 +107,7 @@ pub struct Timing {
     pub thermal_grace: Duration,
     /// How long the gate may be closed outside POST before the DIMM fans are held.
     pub hold_after: Duration,
-    /// The most resets within one boot.
+    /// How many resets within one boot are still no boot loop.
     pub max_resets: u32,
 }
 

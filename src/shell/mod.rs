@@ -6,3 +6,4 @@ pub mod clock;
 pub(crate) mod event_loop;
 pub mod permits;
 pub mod supervisor;
+mod sync;
