@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The daemon's settings: design section 6, read and checked.
 //!
-//! In stages: [`json`] reads the text, [`keys`] says for each key what may stand there, what stands there by default
-//! and what it means, [`check`] looks at the keys together. All that is wrong is told at once. The types here are the
+//! In stages: `json` reads the text, `keys` says for each key what may stand there, what stands there by default
+//! and what it means, `check` looks at the keys together. All that is wrong is told at once. The types here are the
 //! result. Must never: touch anything but the one file, or make use of a configuration that has a mistake.
 //!
 //! A duration is in the daemon's clock, except `ack_cap` and a bus's `timeout`, which are real time.
