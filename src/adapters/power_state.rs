@@ -23,7 +23,7 @@ use crate::{
     shell::permits::HostIndex,
 };
 
-/// What a host's three values are, in the order in which they are read.
+/// What a host's three values are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
     Chassis,
@@ -32,7 +32,9 @@ enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 3] = [Self::Chassis, Self::Host, Self::Os];
+    /// In the order in which they are read. The host's comes last: rule 6 decides as soon as chassis and host are known,
+    /// and must know by then what POST status says. Whoever serves both answers in this order.
+    const ALL: [Self; 3] = [Self::Chassis, Self::Os, Self::Host];
 
     const fn interface(self) -> &'static str {
         match self {
