@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! acpi-stated: argv and exit code.
 
-use std::{process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use acpi_stated::{
     config::Settings,
     daemon::Daemon,
-    shell::{clock::Clock, supervisor::Supervisor},
+    shell::{clock::Clock, store::Places, supervisor::Supervisor},
 };
 use tokio::{
     runtime,
@@ -21,11 +21,15 @@ const NAME: &str = env!("CARGO_PKG_NAME");
 /// A bus that does not answer within this time is no bus; systemd tries again.
 const CONNECT: Duration = Duration::from_secs(10);
 
-const USAGE: &str = "\
-Usage: acpi-stated [--bus system|session|ADDRESS] [--log LEVEL] [--version]
+/// Where the states are stored, if nobody says otherwise.
+const STATE_DIR: &str = "/var/lib/acpi-stated";
 
-  --bus    the D-Bus to serve (default: system)
-  --log    error, warn, info, debug or trace (default: $ACPI_STATED_LOG, or info)
+const USAGE: &str = "\
+Usage: acpi-stated [--bus system|session|ADDRESS] [--log LEVEL] [--state-dir DIR] [--version]
+
+  --bus        the D-Bus to serve (default: system)
+  --state-dir  what is known of the hosts (default: $STATE_DIRECTORY, or /var/lib/acpi-stated)
+  --log        error, warn, info, debug or trace (default: $ACPI_STATED_LOG, or info)
 ";
 
 /// Exit codes, from sysexits.h.
@@ -62,7 +66,7 @@ fn main() -> ExitCode {
             return exit::SOFTWARE.into();
         }
     };
-    match runtime.block_on(run(&arguments.bus)) {
+    match runtime.block_on(run(&arguments.bus, arguments.places)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -75,7 +79,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(bus: &str) -> anyhow::Result<()> {
+async fn run(bus: &str, places: Places) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let stop = async move {
@@ -86,7 +90,7 @@ async fn run(bus: &str) -> anyhow::Result<()> {
     };
     let connection = connect(bus).await?;
     let daemon = Daemon::new(Settings::default(), Clock::default(), connection, Supervisor::from_env());
-    daemon.run(stop).await?;
+    daemon.with_places(places).run(stop).await?;
     Ok(())
 }
 
@@ -106,6 +110,7 @@ async fn connect(bus: &str) -> anyhow::Result<Connection> {
 struct Arguments {
     bus: String,
     log: LevelFilter,
+    places: Places,
 }
 
 impl Arguments {
@@ -114,6 +119,7 @@ impl Arguments {
         use lexopt::prelude::{Long, Short, Value};
 
         let mut bus = "system".to_owned();
+        let mut storage = directory("STATE_DIRECTORY").unwrap_or_else(|| PathBuf::from(STATE_DIR));
         let mut log = std::env::var("ACPI_STATED_LOG").ok();
         let mut parser = lexopt::Parser::from_env();
         while let Some(argument) = parser.next()? {
@@ -121,6 +127,7 @@ impl Arguments {
                 Long("bus") => {
                     bus = parser.value()?.into_string().map_err(|_| anyhow::anyhow!("bad --bus"))?;
                 }
+                Long("state-dir") => storage = parser.value()?.into(),
                 Long("log") => log = Some(parser.value()?.to_string_lossy().into_owned()),
                 Long("version") => {
                     println!("{NAME} {}", env!("CARGO_PKG_VERSION"));
@@ -137,6 +144,14 @@ impl Arguments {
             None => LevelFilter::INFO,
             Some(level) => level.parse().map_err(|_| anyhow::anyhow!("{level:?} is no log level"))?,
         };
-        Ok(Some(Self { bus, log }))
+        let places = Places::new(storage).and_in_memory(directory("RUNTIME_DIRECTORY"));
+        Ok(Some(Self { bus, log, places }))
     }
+}
+
+/// The directory that systemd made for us, by the name of its environment variable; the first, if there are several.
+fn directory(variable: &str) -> Option<PathBuf> {
+    let all = std::env::var(variable).ok()?;
+    let first = all.split(':').next()?;
+    (!first.is_empty()).then(|| PathBuf::from(first))
 }

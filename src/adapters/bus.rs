@@ -40,6 +40,7 @@ use crate::{
     shell::{
         event_loop::{Input, Output},
         permits::HostIndex,
+        store::Storage,
         supervisor::Supervisor,
     },
 };
@@ -103,6 +104,7 @@ pub(crate) struct Bus {
     /// Calls that the event loop has and will answer.
     waiting: BTreeMap<SetId, Message>,
     last_id: u32,
+    storage: Option<Storage>,
     inputs: UnboundedSender<Input>,
     outputs: UnboundedReceiver<Output>,
 }
@@ -121,6 +123,7 @@ impl Bus {
         supervisor: Supervisor,
         tree: Tree,
         host_ids: Vec<u32>,
+        storage: Option<Storage>,
         inputs: UnboundedSender<Input>,
         outputs: UnboundedReceiver<Output>,
     ) -> Self {
@@ -139,6 +142,7 @@ impl Bus {
             held: VecDeque::new(),
             waiting: BTreeMap::new(),
             last_id: 0,
+            storage,
             inputs,
             outputs,
         }
@@ -393,6 +397,11 @@ impl Bus {
             Output::Transitioned { host, when, entry } => {
                 if let Some(object) = self.tree.acpi.get(host) {
                     out.push(object.transitioned(when, entry.from, entry.to, entry.cause)?);
+                }
+            }
+            Output::Store(host, stored) => {
+                if let Some(storage) = &self.storage {
+                    storage.put(host, stored);
                 }
             }
             Output::History { id, entries } => out.extend(self.answer(id, &entries)?),

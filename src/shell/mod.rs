@@ -5,4 +5,5 @@ pub(crate) mod alarm;
 pub mod clock;
 pub(crate) mod event_loop;
 pub mod permits;
+pub mod store;
 pub mod supervisor;
