@@ -387,7 +387,7 @@ fn a_second_instance_ends_with_69_and_leaves_the_first_alone() {
     beside_systemd("a_second_instance_ends_with_69_and_leaves_the_first_alone", |bench| {
         bench.started().set("S0_G0_D0");
         let second = Command::new("timeout")
-            .args(["10", DAEMON, "--bus", "session"])
+            .args(["10", DAEMON, "--bus", "session", "--state-dir", "/run/u/second"])
             .env_remove("NOTIFY_SOCKET")
             .output()
             .expect("timeout");
