@@ -18,10 +18,11 @@ mod rig;
 use std::{
     collections::BTreeMap,
     fs,
+    io::Read,
     mem::MaybeUninit,
     os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     path::PathBuf,
-    process::Command,
+    process::{Child, Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -29,8 +30,9 @@ use std::{
 use acpi_stated::{config::Settings, shell::store::Places};
 use power_double::PowerDouble;
 use private_bus::PrivateBus;
-use rig::{NAME, Rig};
+use rig::{NAME, PATH, PATIENCE, PROPERTIES, Rig, connect};
 use rustix::fs::inotify;
+use zbus::Variant;
 
 /// `restore_settle` is 1.8 s, `settle` 10 ms, `host_off` 20 ms.
 const FAST: u32 = 1000;
@@ -439,6 +441,73 @@ async fn a_directory_that_cannot_be_made_fails_no_set() {
         life.set(state).await;
     }
     life.end().await;
+}
+
+/// The program in a mount namespace of its own, where `mount` has made something of the state directory `$2`.
+fn program_beside(mount: &str, bmc: &Bmc) -> Child {
+    let script = format!("set -e; {mount}; exec \"$0\" --bus \"$1\" --state-dir \"$2\"");
+    let root = rustix::process::geteuid().is_root();
+    let mut command = Command::new(if root { "unshare" } else { "sudo" });
+    command.args(if root { &[][..] } else { &["-n", "unshare"] });
+    command.args([
+        "--mount",
+        "--propagation",
+        "private",
+        "sh",
+        "-c",
+        &script,
+        env!("CARGO_BIN_EXE_acpi-stated"),
+    ]);
+    command.arg(bmc.bus.address()).arg(bmc.state_dir());
+    command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("a mount namespace")
+}
+
+#[tokio::test]
+async fn storage_that_is_read_only_or_full_is_one_log_line() {
+    for (mount, why) in [
+        ("mount --bind \"$2\" \"$2\"; mount -o remount,bind,ro \"$2\"", "Read-only file system"),
+        (
+            "mount -t tmpfs -o size=4k tmpfs \"$2\"; head -c 4096 /dev/zero >\"$2/fill\"",
+            "No space left on device",
+        ),
+    ] {
+        let bmc = Bmc::new();
+        fs::create_dir_all(bmc.state_dir()).expect("a directory");
+        let power = bmc.power("Off", "Off", "").await;
+        let mut program = program_beside(mount, &bmc);
+        let client = connect(bmc.bus.address()).await;
+        let says = async |what: &str| {
+            let began = Instant::now();
+            loop {
+                let asked = client.call_method(Some(NAME), PATH, Some(PROPERTIES), "GetAll", &"").await;
+                if asked.is_ok_and(|all| {
+                    let body = all.body();
+                    let all: BTreeMap<String, Variant<'_>> = body.deserialize().expect("properties");
+                    format!("{all:?}").contains(what)
+                }) {
+                    return;
+                }
+                assert!(began.elapsed() < PATIENCE, "waited in vain for {what}");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        // Each of these is to be stored.
+        says("S5_G2").await;
+        power.host("Running").await.expect("a signal");
+        power.chassis("On").await.expect("a signal");
+        power.host("Off").await.expect("a signal");
+        says("ResetSuspected").await;
+        power.chassis("Off").await.expect("a signal");
+        says("ChassisOff").await;
+        let pid = rustix::process::Pid::from_child(&program);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        let mut said = String::new();
+        program.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
+        assert!(program.wait().expect("it ends").success(), "{said}");
+        assert_eq!(said.matches("cannot be written").count(), 1, "{said}");
+        assert!(said.contains(why), "{said}");
+        assert!(!bmc.file().exists());
+    }
 }
 
 /// A new file is a pipe that nobody reads: to open it for writing takes for ever, as flash may.
