@@ -63,6 +63,8 @@ pub struct Timing {
     pub thermal_grace: Duration,
     /// How long the gate may be closed outside POST before the DIMM fans are held.
     pub hold_after: Duration,
+    /// How many resets within one boot are still no boot loop.
+    pub max_resets: u32,
 }
 
 /// A guarded bus.
@@ -85,6 +87,7 @@ impl Default for Timing {
             restore_settle: Duration::from_secs(1800),
             thermal_grace: Duration::from_secs(60),
             hold_after: Duration::from_secs(25),
+            max_resets: 10,
         }
     }
 }

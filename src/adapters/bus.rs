@@ -32,6 +32,7 @@ use crate::{
         acpi_object::BUS_NAME,
         callers::{Caller, Callers},
         dispatch::{Answer, Ask, Refusal, dispatch, wants_no_reply},
+        mapper::Mapper,
         objects::{Request, Tree},
         power_state::{Outcome, PowerState},
         systemd::Systemd,
@@ -95,6 +96,7 @@ pub(crate) struct Bus {
     host_ids: Vec<u32>,
     power_state: PowerState,
     systemd: Systemd,
+    mapper: Mapper,
     callers: Callers,
     own_uid: u32,
     awaited: BTreeMap<NonZeroU32, Awaited>,
@@ -131,12 +133,13 @@ impl Bus {
             stream: MessageStream::from(&connection),
             connection,
             supervisor,
-            tree,
             power_state: PowerState::new(host_ids.iter().copied()),
             host_ids,
             systemd: Systemd::default(),
+            mapper: Mapper::new(tree.acpi.iter().map(|object| object.path().to_owned())),
             callers: Callers::default(),
             own_uid: rustix::process::geteuid().as_raw(),
+            tree,
             awaited: BTreeMap::new(),
             retry_at: None,
             held: VecDeque::new(),
@@ -152,6 +155,7 @@ impl Bus {
     pub(crate) async fn run(mut self) -> Result<(), Failed> {
         let mut calls = self.power_state.start()?;
         calls.extend(Systemd::start()?);
+        calls.extend(self.mapper.start()?);
         // The objects are there, so the name may be (contract 1.6). DoNotQueue without
         // AllowReplacement: a second owner must fail, whichever of us it is.
         let name = call_bus("RequestName", &(BUS_NAME, RequestNameFlags::DO_NOT_QUEUE))?;
@@ -207,6 +211,10 @@ impl Bus {
         if let Some(outcome) = self.power_state.returned(serial, reply) {
             return self.take(outcome?).await;
         }
+        if let Some((host, event)) = self.mapper.returned(serial, reply) {
+            self.held.push_back(Held::Event(host, event));
+            return self.release().await;
+        }
         let good = reply.message_type() == Type::MethodReturn;
         match self.awaited.remove(&serial) {
             None => Ok(()),
@@ -239,6 +247,10 @@ impl Bus {
         {
             self.connection.send(&call_bus("RemoveMatch", &left_the_bus(&gone).as_str())?).await?;
             return Ok(());
+        }
+        let questions = self.mapper.signalled(signal)?;
+        if !questions.is_empty() {
+            self.connection.send_all(&questions).await?;
         }
         let outcome = self.power_state.signalled(signal)?;
         self.take(outcome).await
@@ -378,13 +390,12 @@ impl Bus {
                         out.extend(self.systemd.order(*id, order)?);
                     }
                 }
-                // The first two are handled with the answers, the next three by the event loop itself;
+                // The first two are handled with the answers, the next two by the event loop itself;
                 // sensors, fans and boot progress have no adapter yet.
                 Effect::Publish { .. }
                 | Effect::Answer(_)
                 | Effect::Transitioned(_)
                 | Effect::DrainTimedOut
-                | Effect::PostCompleteBogus
                 | Effect::Assert
                 | Effect::BootProgress(_) => {}
             },

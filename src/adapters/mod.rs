@@ -5,6 +5,7 @@ pub mod acpi_object;
 pub mod bus;
 mod callers;
 mod dispatch;
+mod mapper;
 pub(crate) mod objects;
 mod power_state;
 mod systemd;

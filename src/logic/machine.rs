@@ -133,6 +133,8 @@ pub enum Event {
     GuardAlarm,
     /// Someone else wrote a boot progress other than `Unspecified`.
     BootProgressByOthers,
+    /// Somebody else serves the same object, or nobody does any more.
+    Rival(bool),
     /// The event loop stalled for longer than an open gate's lease.
     Lapsed,
     /// Time passed.
@@ -161,8 +163,6 @@ pub enum Effect {
     Unit(UnitOrder),
     /// Write the boot progress.
     BootProgress(BootStage),
-    /// POST complete came too soon after power-on to be true; it is not trusted any more.
-    PostCompleteBogus,
 }
 
 /// What systemd is to do (design 3.6).
@@ -281,6 +281,8 @@ pub struct Machine {
     host_since: Time,
     /// Chassis power as rules 3 and 8 see it: with `host_off_is_off` it follows the host (note 7).
     pub(super) power: Option<Chassis>,
+    /// Since when.
+    pub(super) power_since: Time,
     /// Off, as everything that follows from the state sees it (note 6); kept to find its edges.
     was_off: bool,
     /// When power-on was seen; `None` if it was on when the daemon came.
@@ -300,7 +302,7 @@ pub struct Machine {
     published: (AcpiState, AcpiState),
     /// The host has Set its state since the daemon started.
     pub(super) has_reported: bool,
-    last_set: Option<Time>,
+    pub(super) last_set: Option<Time>,
     pub(super) suspicion: Option<Suspicion>,
     /// A working or unknown state that rule 6 could not confirm.
     pub(super) restoring: bool,
@@ -321,6 +323,9 @@ pub struct Machine {
     unit_row: Option<UnitRow>,
     boot_stage: Option<BootStage>,
     foreign_progress: bool,
+    pub(super) rival: bool,
+    /// Resets within this boot: those inferred, and S2 reported again.
+    pub(super) resets: u32,
     pub(super) history: History,
     pending: Pending,
 }
@@ -339,6 +344,7 @@ impl Machine {
             post_bogus: false,
             host_since: now,
             power: None,
+            power_since: now,
             was_off: false,
             powered_at: None,
             on_edge_at: None,
@@ -364,6 +370,8 @@ impl Machine {
             unit_row: None,
             boot_stage: None,
             foreign_progress: false,
+            rival: false,
+            resets: 0,
             history: History::default(),
             pending: Pending::default(),
         }
@@ -399,6 +407,7 @@ impl Machine {
                 }
             }
             Event::BootProgressByOthers => self.foreign_progress = true,
+            Event::Rival(there) => self.rival = there,
             Event::Lapsed => {
                 self.steady_since = None;
                 self.opens_at = None;
@@ -456,7 +465,7 @@ impl Machine {
             self.emit(Effect::Assert);
             let retry = last_set.is_some_and(|last| self.now.since(last) < RESET_BETWEEN_SETS);
             if !retry && !self.is_off() {
-                self.emit(Effect::Unit(UnitOrder::Restart(Target::S2)));
+                self.restart_post();
             }
         }
     }
@@ -536,7 +545,6 @@ impl Machine {
         let fresh = self.on_edge_at.is_some_and(|at| self.now.since(at) <= POST_COMPLETE_BOGUS);
         if fresh && self.chassis.last() == Some(Chassis::On) && self.post() == Some(Os::Complete) {
             self.post_bogus = true;
-            self.emit(Effect::PostCompleteBogus);
         }
     }
 
@@ -555,6 +563,7 @@ impl Machine {
         if before == power {
             return;
         }
+        self.power_since = self.now;
         self.follow_off();
         self.on_edge_at = (before == Some(Chassis::Off) && power == Some(Chassis::On)).then_some(self.now);
         match power {
@@ -628,6 +637,8 @@ impl Machine {
 
     /// Everything whose time has come. Each rule that acts takes its own condition away, so this ends.
     fn advance(&mut self) {
+        // Due long before rule 6's two minutes, if the wake-up is that late.
+        self.follow_power(Cause::HostOff);
         if let Start::Undecided { at_the_latest, .. } = self.start {
             let read = self.chassis.last().is_some() && self.host.last().is_some();
             if read || at_the_latest <= self.now {
@@ -735,7 +746,7 @@ impl Machine {
         }
         if again && cause == Cause::HostReset {
             self.emit(Effect::Assert);
-            self.emit(Effect::Unit(UnitOrder::Restart(Target::S2)));
+            self.restart_post();
         } else {
             self.order_unit();
         }
@@ -756,6 +767,7 @@ impl Machine {
         if !self.history.in_boot() {
             self.history.boot_begins(self.now);
             self.foreign_progress = false;
+            self.resets = 0;
         }
     }
 
@@ -792,6 +804,13 @@ impl Machine {
             UnitRow::NoneActive => UnitOrder::StopAll,
         };
         self.emit(Effect::Unit(order));
+    }
+
+    /// S2 once more: firmware was reset in POST.
+    fn restart_post(&mut self) {
+        self.resets = self.resets.saturating_add(1);
+        self.unit_row = Some(UnitRow::Active(Target::S2));
+        self.emit(Effect::Unit(UnitOrder::Restart(Target::S2)));
     }
 
     fn write_progress(&mut self) {
@@ -966,3 +985,10 @@ impl Machine {
         self.epoch
     }
 }
+
+#[cfg(test)]
+mod invariants;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod reachability;

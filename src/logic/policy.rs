@@ -2,12 +2,17 @@
 //! What follows from a machine's state (design 3.1): gate, sensors, fans, unit, boot progress,
 //! diagnoses. All of it is computed from what the machine knows, nothing is kept beside it.
 
+use core::time::Duration;
+
 use super::{
     acpi::Kind,
     evidence::{Chassis, Host, Os},
     machine::{Machine, Target},
     time::Time,
 };
+
+/// How long after chassis Off a report of a working state may still be one that was on its way.
+const STALE_AFTER: Duration = Duration::from_secs(30);
 
 /// What keeps a gate closed, by its name on D-Bus.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -103,8 +108,14 @@ pub enum Diagnosis {
     StuckInPost,
     /// The deadline passed elsewhere.
     NotWorking,
+    /// Firmware was reset more often than `max_resets` within one boot.
+    BootLoop,
+    /// A working state was reported though chassis power had long been off.
+    StaleReport,
     /// POST complete came too soon after power-on to be true.
     PostCompleteBogus,
+    /// Another service serves the same object.
+    RivalOwner,
 }
 
 impl Diagnosis {
@@ -114,7 +125,33 @@ impl Diagnosis {
         match self {
             Self::StuckInPost => "StuckInPost",
             Self::NotWorking => "NotWorking",
+            Self::BootLoop => "BootLoop",
+            Self::StaleReport => "StaleReport",
             Self::PostCompleteBogus => "PostCompleteBogus",
+            Self::RivalOwner => "RivalOwner",
+        }
+    }
+
+    /// What it is and what to look at, for the journal.
+    #[must_use]
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::StuckInPost => {
+                "firmware has been in POST for longer than the deadline; look at POST codes and the serial console"
+            }
+            Self::NotWorking => {
+                "the host has had power for longer than the deadline and does not work, or does not say so; see GateReasons"
+            }
+            Self::BootLoop => "firmware is reset again and again in POST; look at POST codes and memory",
+            Self::StaleReport => {
+                "a working state was reported while chassis power is off; who sets it? (IPMI over LAN, a script)"
+            }
+            Self::PostCompleteBogus => {
+                "POST was complete as soon as power came on, so it is not trusted any more; is the line wired to power good?"
+            }
+            Self::RivalOwner => {
+                "another service serves the same object, and ipmid may choose it; see `mapper get-service` and remove one"
+            }
         }
     }
 }
@@ -245,6 +282,13 @@ impl Machine {
         }
     }
 
+    /// A working state, Set when chassis had been Off for so long that no host can have said it.
+    fn report_is_stale(&self) -> bool {
+        let off = self.power == Some(Chassis::Off);
+        off && self.state.is_working()
+            && self.last_set.is_some_and(|set| set >= self.power_since + STALE_AFTER)
+    }
+
     /// What is wrong, in the order of [`Diagnosis`].
     #[must_use]
     pub fn diagnoses(&self) -> Vec<Diagnosis> {
@@ -252,8 +296,12 @@ impl Machine {
         let in_post = self.state.kind() == Kind::Post;
         [
             (stuck && in_post, Diagnosis::StuckInPost),
-            (stuck && !in_post, Diagnosis::NotWorking),
+            // A host whose gate is about to open has overcome it.
+            (stuck && !in_post && self.opens_at.is_none(), Diagnosis::NotWorking),
+            (self.history.in_boot() && self.resets > self.settings.timing.max_resets, Diagnosis::BootLoop),
+            (self.report_is_stale(), Diagnosis::StaleReport),
             (self.post_bogus, Diagnosis::PostCompleteBogus),
+            (self.rival, Diagnosis::RivalOwner),
         ]
         .into_iter()
         .filter_map(|(holds, diagnosis)| holds.then_some(diagnosis))

@@ -17,7 +17,7 @@ use crate::{
     logic::{
         history::Entry,
         machine::{Effect, Event, Machine, SetId, Stored},
-        policy,
+        policy::{self, Diagnosis},
     },
     shell::{
         alarm::Alarm,
@@ -26,6 +26,9 @@ use crate::{
         store::Memory,
     },
 };
+
+/// `MESSAGE_ID` of the journal's line of a transition.
+const TRANSITION: &str = "663d599a77b04c1e913e7ffc92f42bc8";
 
 /// Something that happened outside.
 #[derive(Debug)]
@@ -232,7 +235,14 @@ impl EventLoop {
                 self.wall.follow(&self.clock);
                 let when = self.wall.of(entry.at);
                 let (from, to, cause) = (entry.from.name(), entry.to.name(), entry.cause.name());
-                tracing::info!("host{id}: {from} -> {to} ({cause})");
+                tracing::info!(
+                    message_id = TRANSITION,
+                    host = id,
+                    acpi_state = to,
+                    acpi_previous = from,
+                    acpi_cause = cause,
+                    "host{id}: {from} -> {to} ({cause})"
+                );
                 self.output(Output::Transitioned { host, when, entry });
             }
             Effect::DrainTimedOut => {
@@ -243,10 +253,6 @@ impl EventLoop {
                     );
                 }
             }
-            Effect::PostCompleteBogus => tracing::warn!(
-                "host{id}: POST was complete as soon as power came on; it is not trusted any more \
-                 (is the line wired to power good?)"
-            ),
             Effect::Publish { .. }
             | Effect::Answer(_)
             | Effect::Assert
@@ -274,6 +280,7 @@ impl EventLoop {
             }
             let view = view(machine, &self.wall);
             if view != *last {
+                report(machine.id(), &last.diagnoses, &view.diagnoses);
                 last.clone_from(&view);
                 self.outputs.send(Output::Track(host, Box::new(view))).unwrap_or_default();
             }
@@ -335,6 +342,18 @@ impl EventLoop {
     fn output(&self, output: Output) {
         // The task that performs outputs ends before this one only when the daemon does.
         self.outputs.send(output).unwrap_or_default();
+    }
+}
+
+/// One line for each diagnosis that was raised or cleared.
+fn report(id: u32, before: &[Diagnosis], now: &[Diagnosis]) {
+    for raised in now.iter().filter(|diagnosis| !before.contains(diagnosis)) {
+        let (name, advice) = (raised.name(), raised.advice());
+        tracing::warn!(host = id, diagnosis = name, "host{id}: {name}: {advice}");
+    }
+    for cleared in before.iter().filter(|diagnosis| !now.contains(diagnosis)) {
+        let name = cleared.name();
+        tracing::info!(host = id, diagnosis = name, "host{id}: {name} is over");
     }
 }
 

@@ -7,3 +7,4 @@ pub(crate) mod event_loop;
 pub mod permits;
 pub mod store;
 pub mod supervisor;
+mod sync;

@@ -11,15 +11,16 @@
 //! scheduled, holds up nobody.
 //!
 //! An open gate is a *lease* in real time: it ends by itself if the event loop stalls.
+//!
+//! `model/` compiles this file against loom and tries every order of the threads.
 
 use std::{
     fmt,
-    sync::{
-        Arc, Condvar, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
-    },
-    time::{Duration, Instant},
+    sync::{Arc, PoisonError},
+    time::Duration,
 };
+
+use super::sync::{AtomicBool, AtomicU32, Condvar, Instant, Mutex, MutexGuard, Ordering::SeqCst};
 
 /// How long an open gate stays open without being renewed, in real time (design 3.3).
 pub const LEASE: Duration = Duration::from_secs(3);
@@ -80,16 +81,26 @@ struct BusSlot {
 struct Lease(AtomicU32);
 
 impl Lease {
-    const fn none() -> Self {
+    fn none() -> Self {
         Self(AtomicU32::new(0))
     }
 
-    fn set(&self, until: u32) {
-        self.0.store(until, SeqCst);
+    fn close(&self) {
+        self.0.store(0, SeqCst);
+    }
+
+    /// True if it was closed before. `now` is asked once the lease is set: somebody may have looked at the
+    /// old one just after it ran out, and sleep, who was right to.
+    fn open(&self, until: u32, now: impl Fn() -> u32) -> bool {
+        let before = self.0.swap(until, SeqCst);
+        before == 0 || !Self::reaches(before, now())
     }
 
     fn holds(&self, now: u32) -> bool {
-        let until = self.0.load(SeqCst);
+        Self::reaches(self.0.load(SeqCst), now)
+    }
+
+    fn reaches(until: u32, now: u32) -> bool {
         let left = until.wrapping_sub(now);
         until != 0 && left != 0 && left <= ms(LEASE)
     }
@@ -158,18 +169,16 @@ impl Permits {
         bus_open: impl Fn(&[HostIndex]) -> bool,
     ) -> bool {
         let shared = &*self.shared;
-        let now = shared.now();
         // 0 is the mark of a closed lease.
-        let until = now.wrapping_add(ms(LEASE)).max(1);
+        let until = shared.now().wrapping_add(ms(LEASE)).max(1);
         let mut opened = false;
         let mut any_open = false;
         let mut apply = |lease: &Lease, open: bool| {
             any_open |= open;
             if open {
-                opened |= !lease.holds(now);
-                lease.set(until);
+                opened |= lease.open(until, || shared.now());
             } else {
-                lease.set(0);
+                lease.close();
             }
         };
         for (index, lease) in shared.hosts.iter().enumerate() {
@@ -290,7 +299,7 @@ impl Drop for Permit<'_> {
 }
 
 /// No critical section here can leave its data half written, so a poisoned lock is as good as another.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -377,7 +386,10 @@ mod tests {
         assert!(!lease.holds(0));
         for start in [1_u32, 5_000, u32::MAX - 2_000, u32::MAX] {
             let until = start.wrapping_add(ms(LEASE)).max(1);
-            lease.set(until);
+            assert!(lease.open(until, || until));
+            lease.close();
+            assert!(lease.open(until, || start));
+            assert!(!lease.open(until, || start), "a renewal");
             assert!(lease.holds(start.wrapping_add(ms(LEASE) - 10)), "{start}");
             assert!(!lease.holds(start.wrapping_add(ms(LEASE) + 10)), "{start}");
         }
