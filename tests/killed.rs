@@ -330,11 +330,11 @@ async fn kill_and_look(what: What, kills: u32) {
         host.known = BTreeSet::from([if suspected { SUSPECTED } else { state }]);
         *came_back.entry(*state).or_insert(0) += 1;
 
-        let (ask, killed) = mpsc::channel::<()>();
+        let (_ask, time_is_up) = mpsc::channel::<()>();
         let after = random.micros(LIFE_US);
-        let killer = std::thread::spawn(move || {
+        let executioner = std::thread::spawn(move || {
             // Either the time comes or nobody waits for it any more.
-            killed.recv_timeout(after).unwrap_or_default();
+            time_is_up.recv_timeout(after).unwrap_or_default();
             life.kill()
         });
         let died_in = loop {
@@ -350,13 +350,13 @@ async fn kill_and_look(what: What, kills: u32) {
             };
             let dwell = if step == Step::Set("S0_G0_D0") { 60_000 } else { 8_000 };
             tokio::time::sleep(random.micros(dwell)).await;
-            if killer.is_finished() {
+            if executioner.is_finished() {
                 break None;
             }
         };
         *killed_in.entry(format!("{died_in:?}")).or_insert(0) += 1;
-        let killed = tokio::task::spawn_blocking(|| killer.join().expect("killed")).await.expect("killed");
-        drop(ask);
+        let killed =
+            tokio::task::spawn_blocking(|| executioner.join().expect("killed")).await.expect("killed");
         lives.push(killed);
         host.until_gone().await;
     }
