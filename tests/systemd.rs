@@ -445,6 +445,31 @@ fn a_second_instance_ends_with_69_and_leaves_the_first_alone() {
 }
 
 #[test]
+fn the_unit_gives_it_two_places_to_remember_and_they_outlive_it() {
+    beside_systemd("the_unit_gives_it_two_places_to_remember_and_they_outlive_it", |bench| {
+        bench.started().set("S2_D2");
+        let first = bench.main_pid();
+        let environment = fs::read_to_string(format!("/proc/{first}/environ")).expect("it runs");
+        let files = ["STATE_DIRECTORY=", "RUNTIME_DIRECTORY="].map(|variable| {
+            let directory = environment.split('\0').find_map(|pair| pair.strip_prefix(variable));
+            PathBuf::from(directory.expect(variable)).join("host0")
+        });
+        let there = || {
+            let remembers = |file| fs::read_to_string(file).is_ok_and(|line| line.contains(" S2_D2 clear "));
+            files.iter().all(remembers)
+        };
+        bench.until("both are written", there);
+        Command::new("kill").args(["-KILL", &first]).status().expect("kill");
+        bench.until("it is back", || {
+            bench.active(SERVICE) && !["0", &first].contains(&bench.main_pid().as_str())
+        });
+        assert!(there(), "after a crash{}", bench.told());
+        bench.systemctl(&["stop", SERVICE]);
+        assert!(there(), "after a stop{}", bench.told());
+    });
+}
+
+#[test]
 fn it_is_started_again_however_often_it_dies() {
     beside_systemd("it_is_started_again_however_often_it_dies", |bench| {
         // Default limits give up after five starts in 10 s, OpenBMC's after two in 30 s.
