@@ -7,7 +7,7 @@ use lexopt::prelude::{Long, Short, Value};
 use tracing::level_filters::LevelFilter;
 
 pub(crate) const USAGE: &str = "\
-Usage: acpi-stated [--config FILE] [--bus system|session|ADDRESS] [--log LEVEL]
+Usage: acpi-stated [--config FILE] [--bus system|session|ADDRESS] [--state-dir DIR] [--log LEVEL]
        acpi-stated --check-config [FILE]
        acpi-stated --print-config [--config FILE]
        acpi-stated --version
@@ -17,13 +17,14 @@ Usage: acpi-stated [--config FILE] [--bus system|session|ADDRESS] [--log LEVEL]
   --check-config  say all that is wrong with the configuration, and end; needs no BMC
   --print-config  print the configuration with all defaults, as JSON, and end
   --bus           the D-Bus to serve (default: system)
+  --state-dir     what is remembered of the hosts (default: $STATE_DIRECTORY, or /var/lib/acpi-stated)
   --log           error, warn, info, debug or trace (default: $ACPI_STATED_LOG, or info)
 ";
 
 /// What is wanted.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Wanted {
-    Run { bus: String, log: LevelFilter },
+    Run { bus: String, log: LevelFilter, state_dir: Option<PathBuf> },
     CheckConfig,
     PrintConfig,
     Version,
@@ -41,6 +42,7 @@ impl Arguments {
     pub(crate) fn parse(mut parser: lexopt::Parser, log: Option<String>) -> anyhow::Result<Self> {
         let mut bus = "system".to_owned();
         let mut log = log;
+        let mut state_dir = None;
         let mut config: Option<PathBuf> = None;
         let mut wanted = None;
         let mut after_check = false;
@@ -58,6 +60,7 @@ impl Arguments {
                 Long("bus") => {
                     bus = parser.value()?.into_string().map_err(|_| anyhow::anyhow!("bad --bus"))?;
                 }
+                Long("state-dir") => state_dir = Some(parser.value()?.into()),
                 Long("log") => log = Some(parser.value()?.to_string_lossy().into_owned()),
                 Long("version") => return Ok(Self { wanted: Wanted::Version, config: None }),
                 Long("help") | Short('h') => return Ok(Self { wanted: Wanted::Help, config: None }),
@@ -67,7 +70,7 @@ impl Arguments {
         }
         let wanted = match wanted {
             Some(wanted) => wanted,
-            None => Wanted::Run { bus, log: level(log)? },
+            None => Wanted::Run { bus, log: level(log)?, state_dir },
         };
         Ok(Self { wanted, config })
     }
@@ -111,11 +114,15 @@ mod tests {
 
     #[test]
     fn the_rest_is_as_the_usage_says() {
-        let run = |bus: &str, log| Wanted::Run { bus: bus.to_owned(), log };
-        assert_eq!(parsed("").unwrap(), of(run("system", LevelFilter::INFO), None));
+        let run = |bus: &str, log, dir: Option<&str>| Wanted::Run {
+            bus: bus.to_owned(),
+            log,
+            state_dir: dir.map(PathBuf::from),
+        };
+        assert_eq!(parsed("").unwrap(), of(run("system", LevelFilter::INFO, None), None));
         assert_eq!(
-            parsed("--bus session --log debug --config f").unwrap(),
-            of(run("session", LevelFilter::DEBUG), Some("f"))
+            parsed("--bus session --log debug --state-dir d --config f").unwrap(),
+            of(run("session", LevelFilter::DEBUG, Some("d")), Some("f"))
         );
         assert_eq!(parsed("--print-config --config f").unwrap(), of(Wanted::PrintConfig, Some("f")));
         assert_eq!(parsed("--version").unwrap().wanted, Wanted::Version);

@@ -6,8 +6,9 @@
 //!                           │                    │
 //!  D-Bus ──> Bus ── Input ──┴─> EventLoop ── Output ──> Bus ──> D-Bus, systemd
 //!             (adapters)         │    ▲  (never waits)   (in order)
-//!                                ▼    │
-//!                             Machine::step (logic: pure)
+//!                                ▼    │          │
+//!                             Machine::step      └──> store (a thread of its own)
+//!                             (logic: pure)
 //! ```
 
 use std::{collections::BTreeMap, future::Future};
@@ -21,11 +22,12 @@ use crate::{
         objects::Tree,
     },
     config::{self, Settings},
-    logic::machine::Machine,
+    logic::machine::{Machine, Stored},
     shell::{
         clock::Clock,
         event_loop::{EventLoop, Input},
         permits::Permits,
+        store::{self, Memory, Places, Storage, Writer},
         supervisor::Supervisor,
     },
 };
@@ -37,6 +39,7 @@ pub struct Daemon {
     connection: zbus::Connection,
     supervisor: Supervisor,
     permits: Permits,
+    places: Option<Places>,
 }
 
 /// Why the daemon stopped without being asked to.
@@ -64,7 +67,13 @@ impl Daemon {
         let carried = |bus: &config::Bus| bus.hosts.iter().filter_map(|id| index.get(id).copied()).collect();
         let buses: Vec<_> = settings.buses.iter().map(|bus| (bus.bus, carried(bus))).collect();
         let permits = Permits::new(settings.hosts.len(), &buses);
-        Self { settings, clock, connection, supervisor, permits }
+        Self { settings, clock, connection, supervisor, permits, places: None }
+    }
+
+    /// Remembers there, for its next life, what it knows of the hosts; without it nothing is read or written.
+    #[must_use]
+    pub fn with_places(self, places: Places) -> Self {
+        Self { places: Some(places), ..self }
     }
 
     /// The permits of the configured buses, for their threads. All closed until the daemon runs.
@@ -75,8 +84,27 @@ impl Daemon {
 
     /// Serves until `stop` is ready (then the gate is closed, what is under way is drained, and the
     /// answer is `Ok`) or something it cannot live without is gone.
-    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Error> {
-        let Self { settings, clock, connection, supervisor, permits } = self;
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), Error> {
+        let ids: Vec<u32> = self.settings.hosts.iter().map(|host| host.id).collect();
+        let (stored, memory, writer) = match self.places.take() {
+            Some(places) => store::open(places, &ids),
+            None => (vec![None; ids.len()], Memory::default(), None),
+        };
+        let ended = self.serve(stored, memory, writer.as_ref().map(Writer::storage), stop).await;
+        if let Some(writer) = writer {
+            writer.close().await;
+        }
+        ended
+    }
+
+    async fn serve(
+        self,
+        stored: Vec<Option<Stored>>,
+        memory: Memory,
+        storage: Option<Storage>,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), Error> {
+        let Self { settings, clock, connection, supervisor, permits, places: _ } = self;
         let (to_loop, inputs) = unbounded_channel();
         let (to_bus, outputs) = unbounded_channel();
 
@@ -86,17 +114,18 @@ impl Daemon {
         let hosts: Vec<_> = settings.hosts.iter().map(|host| (host.id, host.targets.clone())).collect();
         // A host feels how long its Set takes, so `ack_cap` is real time on any clock.
         let stop_within = settings.hosts.iter().map(|host| host.timing.ack_cap).max().unwrap_or_default();
-        let machines = settings.hosts.into_iter().map(|mut host| {
+        let machines = settings.hosts.into_iter().zip(stored).map(|(mut host, stored)| {
             host.timing.ack_cap = clock.of_real(host.timing.ack_cap);
-            Machine::new(clock.now(), host, None)
+            Machine::new(clock.now(), host, stored)
         });
         let machines = machines.collect();
         let feed_every = supervisor.feed_every();
-        let event_loop = EventLoop::new(clock, permits, machines, inputs, to_bus, feed_every, stop_within);
+        let event_loop = EventLoop::new(clock, permits, machines, inputs, to_bus, feed_every, stop_within)
+            .with_memory(memory);
 
         let objects = event_loop.views().iter().zip(&hosts).enumerate();
         let acpi = objects.map(|(host, (view, (id, _)))| AcpiObject::new(host, *id, view.clone())).collect();
-        let bus = Bus::new(connection, supervisor, Tree { acpi }, hosts, to_loop.clone(), outputs);
+        let bus = Bus::new(connection, supervisor, Tree { acpi }, hosts, storage, to_loop.clone(), outputs);
 
         // The bus task outlives the event loop only to send what is left.
         let mut bus = tokio::spawn(bus.run());

@@ -4,12 +4,12 @@
 mod arguments;
 mod log;
 
-use std::{io::Write as _, process::ExitCode, time::Duration};
+use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use acpi_stated::{
     config::{self, Loaded, Refused, Settings},
     daemon::Daemon,
-    shell::{clock::Clock, supervisor::Supervisor},
+    shell::{clock::Clock, store::Places, supervisor::Supervisor},
 };
 use tokio::{
     runtime,
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
     };
     let loaded = || config::load(arguments.config.as_deref());
     match arguments.wanted {
-        Wanted::Run { bus, log } => serve(&bus, log, loaded),
+        Wanted::Run { bus, log, state_dir } => serve(&bus, log, loaded, places(state_dir)),
         Wanted::CheckConfig => check_config(loaded()),
         Wanted::PrintConfig => print_config(loaded()),
         Wanted::Version => said(&format!("{NAME} {}", env!("CARGO_PKG_VERSION"))),
@@ -89,7 +89,12 @@ fn refuse(refused: &Refused) -> ExitCode {
     exit::CONFIG.into()
 }
 
-fn serve(bus: &str, level: LevelFilter, loaded: impl FnOnce() -> Result<Loaded, Refused>) -> ExitCode {
+fn serve(
+    bus: &str,
+    level: LevelFilter,
+    loaded: impl FnOnce() -> Result<Loaded, Refused>,
+    places: Places,
+) -> ExitCode {
     log::init(level);
     let settings = match loaded() {
         Ok(loaded) => {
@@ -108,7 +113,7 @@ fn serve(bus: &str, level: LevelFilter, loaded: impl FnOnce() -> Result<Loaded, 
             return exit::SOFTWARE.into();
         }
     };
-    match runtime.block_on(run(bus, settings)) {
+    match runtime.block_on(run(bus, settings, places)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -121,7 +126,7 @@ fn serve(bus: &str, level: LevelFilter, loaded: impl FnOnce() -> Result<Loaded, 
     }
 }
 
-async fn run(bus: &str, settings: Settings) -> anyhow::Result<()> {
+async fn run(bus: &str, settings: Settings, places: Places) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let stop = async move {
@@ -132,7 +137,7 @@ async fn run(bus: &str, settings: Settings) -> anyhow::Result<()> {
     };
     let connection = connect(bus).await?;
     let daemon = Daemon::new(settings, Clock::default(), connection, Supervisor::from_env());
-    daemon.run(stop).await?;
+    daemon.with_places(places).run(stop).await?;
     Ok(())
 }
 
@@ -147,4 +152,18 @@ async fn connect(bus: &str) -> anyhow::Result<Connection> {
         Ok(Err(error)) => Err(anyhow::anyhow!("there is no D-Bus at {bus}: {error}")),
         Err(_) => Err(anyhow::anyhow!("the D-Bus at {bus} does not answer")),
     }
+}
+
+/// Where the states are remembered: where we are told to, else where systemd says, else where it would.
+fn places(state_dir: Option<PathBuf>) -> Places {
+    let storage = state_dir.or_else(|| directory("STATE_DIRECTORY"));
+    let storage = storage.unwrap_or_else(|| PathBuf::from("/var/lib/acpi-stated"));
+    Places::new(storage).and_in_memory(directory("RUNTIME_DIRECTORY"))
+}
+
+/// The directory that systemd made for us, by the name of its environment variable; the first, if there are several.
+fn directory(variable: &str) -> Option<PathBuf> {
+    let all = std::env::var(variable).ok()?;
+    let first = all.split(':').next()?;
+    (!first.is_empty()).then(|| PathBuf::from(first))
 }

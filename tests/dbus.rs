@@ -474,7 +474,8 @@ struct Program(Child);
 impl Program {
     async fn start(bus: &PrivateBus, environment: &[(&str, &str)]) -> (Self, Connection) {
         let mut command = Command::new(DAEMON);
-        command.args(["--bus", bus.address()]).envs(environment.iter().copied());
+        command.args(["--bus", bus.address()]).arg("--state-dir").arg(bus.dir().join("state"));
+        command.envs(environment.iter().copied());
         let program = Self(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
         let client = connect(bus.address()).await;
         let began = Instant::now();

@@ -434,13 +434,38 @@ fn a_second_instance_ends_with_69_and_leaves_the_first_alone() {
     beside_systemd("a_second_instance_ends_with_69_and_leaves_the_first_alone", |bench| {
         bench.started().set("S0_G0_D0");
         let second = Command::new("timeout")
-            .args(["10", DAEMON, "--bus", "session"])
+            .args(["10", DAEMON, "--bus", "session", "--state-dir", "/run/u/second"])
             .env_remove("NOTIFY_SOCKET")
             .output()
             .expect("timeout");
         assert_eq!(second.status.code(), Some(69), "{}{}", text(&second), bench.told());
         assert!(text(&second).contains(NAME), "it says which name is taken: {}", text(&second));
         assert_eq!(bench.get(), "S0_G0_D0");
+    });
+}
+
+#[test]
+fn the_unit_gives_it_two_places_to_remember_and_they_outlive_it() {
+    beside_systemd("the_unit_gives_it_two_places_to_remember_and_they_outlive_it", |bench| {
+        bench.started().set("S2_D2");
+        let first = bench.main_pid();
+        let environment = fs::read_to_string(format!("/proc/{first}/environ")).expect("it runs");
+        let files = ["STATE_DIRECTORY=", "RUNTIME_DIRECTORY="].map(|variable| {
+            let directory = environment.split('\0').find_map(|pair| pair.strip_prefix(variable));
+            PathBuf::from(directory.expect(variable)).join("host0")
+        });
+        let there = || {
+            let remembers = |file| fs::read_to_string(file).is_ok_and(|line| line.contains(" S2_D2 clear "));
+            files.iter().all(remembers)
+        };
+        bench.until("both are written", there);
+        Command::new("kill").args(["-KILL", &first]).status().expect("kill");
+        bench.until("it is back", || {
+            bench.active(SERVICE) && !["0", &first].contains(&bench.main_pid().as_str())
+        });
+        assert!(there(), "after a crash{}", bench.told());
+        bench.systemctl(&["stop", SERVICE]);
+        assert!(there(), "after a stop{}", bench.told());
     });
 }
 

@@ -42,6 +42,7 @@ use crate::{
     shell::{
         event_loop::{Input, Output},
         permits::HostIndex,
+        store::Storage,
         supervisor::Supervisor,
     },
 };
@@ -106,6 +107,7 @@ pub(crate) struct Bus {
     /// Calls that the event loop has and will answer.
     waiting: BTreeMap<SetId, Message>,
     last_id: u32,
+    storage: Option<Storage>,
     inputs: UnboundedSender<Input>,
     outputs: UnboundedReceiver<Output>,
 }
@@ -124,6 +126,7 @@ impl Bus {
         supervisor: Supervisor,
         tree: Tree,
         hosts: Vec<(u32, Targets)>,
+        storage: Option<Storage>,
         inputs: UnboundedSender<Input>,
         outputs: UnboundedReceiver<Output>,
     ) -> Self {
@@ -144,6 +147,7 @@ impl Bus {
             held: VecDeque::new(),
             waiting: BTreeMap::new(),
             last_id: 0,
+            storage,
             inputs,
             outputs,
         }
@@ -404,6 +408,11 @@ impl Bus {
             Output::Transitioned { host, when, entry } => {
                 if let Some(object) = self.tree.acpi.get(host) {
                     out.push(object.transitioned(when, entry.from, entry.to, entry.cause)?);
+                }
+            }
+            Output::Store(host, stored) => {
+                if let Some(storage) = &self.storage {
+                    storage.put(host, stored);
                 }
             }
             Output::History { id, entries } => out.extend(self.answer(id, &entries)?),

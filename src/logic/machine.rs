@@ -91,7 +91,7 @@ pub struct Stored {
     pub state: AcpiState,
     /// A reset was suspected.
     pub reset_suspected: bool,
-    /// The BMC has not booted since.
+    /// The BMC has not booted since, and the state was known to be so in this boot.
     pub same_bmc_boot: bool,
 }
 
@@ -963,13 +963,15 @@ impl Machine {
         &self.history
     }
 
-    /// What is to be remembered for the next life of the daemon. Before rule 6 has decided it is what was stored,
-    /// unless a Set, rule 3 or rule 4 has overtaken that.
+    /// What is to be remembered for the next life of the daemon. `None`, before rule 6 has decided: what was stored stays,
+    /// unless a Set, rule 3 or rule 4 has overtaken it. A state that the lock of rule 6 still holds is not of this boot
+    /// of the BMC: another restart must not take it for confirmed.
     #[must_use]
-    pub fn to_store(&self) -> Option<(AcpiState, bool)> {
-        let suspected = self.suspicion.is_some();
-        let overtaken = self.has_reported || self.state != AcpiState::Unknown || suspected;
-        (self.is_decided() || overtaken).then_some((self.state, suspected))
+    pub fn to_store(&self) -> Option<Stored> {
+        let reset_suspected = self.suspicion.is_some();
+        let overtaken = self.has_reported || self.state != AcpiState::Unknown || reset_suspected;
+        let stored = Stored { state: self.state, reset_suspected, same_bmc_boot: !self.restoring };
+        (self.is_decided() || overtaken).then_some(stored)
     }
 
     /// Sets wait for the drain: [`Event::Drained`] is wanted.

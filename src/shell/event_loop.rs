@@ -16,13 +16,14 @@ use crate::{
     adapters::acpi_object::View,
     logic::{
         history::Entry,
-        machine::{Effect, Event, Machine, SetId},
+        machine::{Effect, Event, Machine, SetId, Stored},
         policy::{self, Diagnosis},
     },
     shell::{
         alarm::Alarm,
         clock::{Clock, Wall},
         permits::{HostIndex, LEASE, Permits, RENEW},
+        store::Memory,
     },
 };
 
@@ -68,6 +69,8 @@ pub(crate) enum Output {
     },
     /// What the Tracker shows now.
     Track(HostIndex, Box<View>),
+    /// What is to be stored of it now.
+    Store(HostIndex, Stored),
     /// The answer to [`Input::History`].
     History {
         /// Who asked.
@@ -88,6 +91,9 @@ pub(crate) struct EventLoop {
     permits: Permits,
     machines: Vec<Machine>,
     views: Vec<View>,
+    memory: Memory,
+    /// What was last handed off for storage.
+    stored: Vec<Option<Stored>>,
     inputs: UnboundedReceiver<Input>,
     outputs: UnboundedSender<Output>,
     feed_every: Option<Duration>,
@@ -122,6 +128,8 @@ impl EventLoop {
             clock,
             wall,
             permits,
+            stored: vec![None; machines.len()],
+            memory: Memory::default(),
             machines,
             views,
             inputs,
@@ -132,6 +140,11 @@ impl EventLoop {
             stop_within,
             stop_at: None,
         }
+    }
+
+    /// Has `memory` hold what must survive this process.
+    pub(crate) fn with_memory(self, memory: Memory) -> Self {
+        Self { memory, ..self }
     }
 
     /// What the objects show before anything has happened.
@@ -160,8 +173,10 @@ impl EventLoop {
             }
             self.end_drains();
             self.track();
+            let over = self.stop_at.is_some_and(|at| self.is_quiet() || at <= Instant::now());
+            self.store(over);
             self.feed();
-            if self.stop_at.is_some_and(|at| self.is_quiet() || at <= Instant::now()) {
+            if over {
                 return Ok(());
             }
         }
@@ -198,6 +213,7 @@ impl EventLoop {
         let Some(machine) = self.machines.get_mut(host) else { return };
         let effects = machine.step(now, event);
         self.set_permits();
+        self.note(host);
         for effect in effects {
             self.hand_off(host, effect);
         }
@@ -267,6 +283,27 @@ impl EventLoop {
                 report(machine.id(), &last.diagnoses, &view.diagnoses);
                 last.clone_from(&view);
                 self.outputs.send(Output::Track(host, Box::new(view))).unwrap_or_default();
+            }
+        }
+    }
+
+    /// A process that is killed from here on will be followed by one that knows.
+    fn note(&mut self, host: HostIndex) {
+        if let Some(stored) = self.machines.get(host).and_then(Machine::to_store) {
+            self.memory.note(host, stored);
+        }
+    }
+
+    /// Hands off what is to be stored, where it changed; behind the answers, if any wait and will get one.
+    fn store(&mut self, over: bool) {
+        for (host, (machine, last)) in self.machines.iter().zip(&mut self.stored).enumerate() {
+            if machine.is_draining() && !over {
+                continue;
+            }
+            if let Some(stored) = machine.to_store()
+                && last.replace(stored) != Some(stored)
+            {
+                self.outputs.send(Output::Store(host, stored)).unwrap_or_default();
             }
         }
     }

@@ -5,5 +5,6 @@ pub(crate) mod alarm;
 pub mod clock;
 pub(crate) mod event_loop;
 pub mod permits;
+pub mod store;
 pub mod supervisor;
 mod sync;

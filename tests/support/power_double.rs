@@ -104,6 +104,12 @@ impl PowerDouble {
         self.connection.send(&signal).await
     }
 
+    /// Returns when the bus has all that was said so far.
+    pub async fn said(&self) -> zbus::Result<()> {
+        let bus = "org.freedesktop.DBus";
+        self.connection.call_method(Some(bus), "/", Some(bus), "GetId", &()).await.map(drop)
+    }
+
     /// Goes away, and returns when the bus knows it.
     pub async fn leave(self) {
         self.task.abort();

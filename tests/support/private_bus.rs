@@ -3,7 +3,11 @@
 //!
 //! Only `std`, and blocking: it takes a few milliseconds. On this bus everybody may own any name and
 //! call anybody, as OpenBMC's `dbus-perms` allows it (contract section 8).
-#![allow(unreachable_pub, reason = "this file is included by crates that do and that do not export it")]
+#![allow(
+    unreachable_pub,
+    dead_code,
+    reason = "this file is included by crates that do and that do not export it"
+)]
 
 use std::{
     fs,
@@ -38,6 +42,12 @@ impl PrivateBus {
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Its directory, which goes with it.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 }
 

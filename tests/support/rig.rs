@@ -5,7 +5,7 @@
 #![allow(unreachable_pub, dead_code, reason = "this file is included by several test programs")]
 
 use std::{
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -16,6 +16,7 @@ use acpi_stated::{
     shell::{
         clock::Clock,
         permits::{BusPermits, Need, Permits},
+        store::Places,
         supervisor::Supervisor,
     },
 };
@@ -41,7 +42,7 @@ pub struct Rig {
     pub dimms: BusPermits,
     stop: Option<oneshot::Sender<()>>,
     daemon: Option<JoinHandle<()>>,
-    pub bus: PrivateBus,
+    pub bus: Arc<PrivateBus>,
 }
 
 impl Rig {
@@ -63,6 +64,17 @@ impl Rig {
     }
 
     pub async fn on(bus: PrivateBus, speed: u32, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::remembering(bus, speed, None, change).await
+    }
+
+    /// One life of a daemon that remembers there.
+    pub async fn remembering(
+        bus: impl Into<Arc<PrivateBus>>,
+        speed: u32,
+        places: Option<Places>,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
+        let bus = bus.into();
         let mut settings = Settings::default();
         settings.buses.push(Bus::new(3, vec![0]));
         change(&mut settings);
@@ -74,6 +86,10 @@ impl Rig {
             runtime.block_on(async {
                 let connection = connect(&address).await;
                 let daemon = Daemon::new(settings, Clock::scaled(speed), connection, Supervisor::silent());
+                let daemon = match places {
+                    Some(places) => daemon.with_places(places),
+                    None => daemon,
+                };
                 to_us.send(daemon.permits()).expect("the test waits for them");
                 daemon.run(async { drop(stopped.await) }).await.expect("it runs until it is told to stop");
             });
@@ -100,6 +116,17 @@ impl Rig {
         self.ask_to_stop();
         // If it failed it has said so; a panic here would hide why the test did.
         drop(self.daemon.take().map(JoinHandle::join));
+    }
+
+    /// Ends this life, and returns when the bus knows it: the next one can begin.
+    pub async fn end(mut self) {
+        self.stop();
+        let bus = "org.freedesktop.DBus";
+        self.until("the name is free", async || {
+            let owned = self.client.call_method(Some(bus), "/", Some(bus), "NameHasOwner", &NAME).await;
+            !owned.expect("a reply").body().deserialize::<bool>().expect("a boolean")
+        })
+        .await;
     }
 
     pub async fn until(&self, what: &str, condition: impl AsyncFn() -> bool) {

@@ -736,7 +736,17 @@ impl Watcher {
         let stored = machine.to_store();
         let known = self.decided || self.reported || self.suspected.is_some();
         let suspected = self.suspected.is_some();
-        self.claim(I::Stored, known, stored == Some((machine.state(), suspected)), machine)
+        self.claim(
+            I::Stored,
+            known,
+            stored
+                == Some(Stored {
+                    state: machine.state(),
+                    reset_suspected: suspected,
+                    same_bmc_boot: !self.locked,
+                }),
+            machine,
+        )
     }
 
     fn check_answers(&mut self, machine: &Machine, before: &Before, event: Event) -> Result<(), Broken> {
