@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! acpi-stated: argv and exit code.
 
+mod log;
+
 use std::{process::ExitCode, time::Duration};
 
 use acpi_stated::{
@@ -47,14 +49,7 @@ fn main() -> ExitCode {
             return exit::USAGE.into();
         }
     };
-    // journald adds the time, and systemd the name.
-    tracing_subscriber::fmt()
-        .with_max_level(arguments.log)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(false)
-        .without_time()
-        .init();
+    log::init(arguments.log);
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

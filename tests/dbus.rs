@@ -401,6 +401,44 @@ async fn a_value_that_no_interface_knows_is_no_value() {
     rig.until("the gate is open again", async || rig.is_open()).await;
 }
 
+/// A mapper that knows these services for every object.
+async fn mapper(address: &str, services: &'static [&'static str]) -> Connection {
+    let connection = connect(address).await;
+    let mut stream = MessageStream::from(&connection);
+    let answering = connection.clone();
+    tokio::spawn(async move {
+        while let Some(Ok(call)) = std::future::poll_fn(|cx| Pin::new(&mut stream).poll_next(cx)).await {
+            if call.message_type() == Type::MethodCall {
+                let body = call.body();
+                let (path, interfaces): (&str, Vec<&str>) = body.deserialize().unwrap();
+                assert_eq!((path, interfaces.as_slice()), (PATH, [NAME].as_slice()));
+                let known: BTreeMap<_, _> = services.iter().map(|name| (*name, [NAME].as_slice())).collect();
+                answering.reply(&call.header(), &known).await.unwrap();
+            }
+        }
+    });
+    let name = "xyz.openbmc_project.ObjectMapper";
+    connection.request_name_with_flags(name, RequestNameFlags::DO_NOT_QUEUE).await.unwrap();
+    connection
+}
+
+/// Design 3.7, contract 1.5.
+#[tokio::test]
+async fn a_rival_is_told_when_the_mapper_knows_one() {
+    const DIAGNOSIS: &str = "RivalOwner";
+    let bus = PrivateBus::start().unwrap();
+    let first = mapper(bus.address(), &[NAME, "xyz.openbmc_project.Settings"]).await;
+    let rig = Rig::on(bus, 1000, |_| {}).await;
+    rig.until("it is told", async || rig.diagnoses().await == [DIAGNOSIS]).await;
+    // The mapper starts anew and knows us alone; and once more, and knows another.
+    first.close().await.unwrap();
+    let second = mapper(rig.bus.address(), &[NAME]).await;
+    rig.until("it is over", async || rig.diagnoses().await.is_empty()).await;
+    second.close().await.unwrap();
+    let _third = mapper(rig.bus.address(), &["xyz.openbmc_project.State.Mine"]).await;
+    rig.until("it is told again", async || rig.diagnoses().await == [DIAGNOSIS]).await;
+}
+
 // ---- Peers that do not behave -----------------------------------------------------------------------------
 
 /// Owns a name, and reads what is sent to it or not, but never answers.

@@ -168,6 +168,8 @@ fn event(text: &str, id: SetId, machine: &Machine) -> Option<Event> {
         ["dimms-known"] => Event::DimmsKnown { epoch: machine.epoch() },
         ["guard-alarm"] => Event::GuardAlarm,
         ["progress-by-others"] => Event::BootProgressByOthers,
+        ["rival", "appears"] => Event::Rival(true),
+        ["rival", "gone"] => Event::Rival(false),
         ["lapsed"] => Event::Lapsed,
         ["tick"] => Event::Tick,
         _ => panic!("no such event: {text}"),

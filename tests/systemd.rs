@@ -13,6 +13,7 @@
 
 use std::{
     env, fs,
+    os::unix::net::UnixDatagram,
     path::PathBuf,
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
@@ -199,6 +200,52 @@ fn a_set_starts_its_targets_and_stops_the_others() {
             bench.set(value);
             assert_eq!(bench.get(), value);
             bench.until_only(target);
+        }
+    });
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
+
+/// As a service the daemon writes to journald, one line with its fields for each transition (design 3.7).
+#[test]
+fn a_transition_is_one_line_of_the_journal_with_its_fields() {
+    beside_systemd("a_transition_is_one_line_of_the_journal_with_its_fields", |bench| {
+        // /run is the namespace's own, so the journal's socket can be ours.
+        let socket = "/run/systemd/journal/socket";
+        fs::create_dir_all("/run/systemd/journal").expect("mkdir");
+        drop(fs::remove_file(socket));
+        let journal = UnixDatagram::bind(socket).expect("the journal's socket");
+        journal.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        // systemd sets this when standard error is the journal.
+        let environment = "[Service]\nEnvironment=JOURNAL_STREAM=1:1\n";
+        bench.write_units(&[("acpi-stated.service.d/journal.conf", environment)]);
+        bench.started().set("S2_D2");
+        bench.set("S2_D2");
+        bench.set("S5_G2");
+        let mut lines = Vec::new();
+        while lines.len() < 2 {
+            let mut datagram = vec![0; 65_536];
+            let length = journal.recv(&mut datagram).expect("a line in the journal");
+            datagram.truncate(length);
+            if contains(&datagram, b"ACPI_STATE") {
+                lines.push(datagram);
+            }
+        }
+        for (line, from, to) in [(&lines[0], "Unknown", "S2_D2"), (&lines[1], "S2_D2", "S5_G2")] {
+            let has = |field: &str, value: &str| {
+                // The journal's binary form: the name, the length in eight bytes, the value.
+                let length = (value.len() as u64).to_le_bytes();
+                let wanted = [field.as_bytes(), b"\n", &length, value.as_bytes(), b"\n"].concat();
+                assert!(contains(line, &wanted), "no {field}={value} in {:?}", String::from_utf8_lossy(line));
+            };
+            has("ACPI_STATE", to);
+            has("ACPI_PREVIOUS", from);
+            has("ACPI_CAUSE", "HostReport");
+            has("HOST", "0");
+            has("MESSAGE", &format!("host0: {from} -> {to} (HostReport)"));
+            assert!(contains(line, b"MESSAGE_ID\n"));
         }
     });
 }

@@ -983,3 +983,10 @@ impl Machine {
         self.epoch
     }
 }
+
+#[cfg(test)]
+mod invariants;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod reachability;

@@ -296,7 +296,8 @@ impl Machine {
         let in_post = self.state.kind() == Kind::Post;
         [
             (stuck && in_post, Diagnosis::StuckInPost),
-            (stuck && !in_post, Diagnosis::NotWorking),
+            // A host whose gate is about to open has overcome it.
+            (stuck && !in_post && self.opens_at.is_none(), Diagnosis::NotWorking),
             (self.history.in_boot() && self.resets > self.settings.timing.max_resets, Diagnosis::BootLoop),
             (self.report_is_stale(), Diagnosis::StaleReport),
             (self.post_bogus, Diagnosis::PostCompleteBogus),

@@ -146,7 +146,16 @@ impl Rig {
 
     /// What keeps the gate closed.
     pub async fn reasons(&self) -> Vec<String> {
-        let value = self.get(TRACKER, "GateReasons").await.expect("GateReasons");
+        self.words("GateReasons").await
+    }
+
+    /// What is wrong.
+    pub async fn diagnoses(&self) -> Vec<String> {
+        self.words("Diagnoses").await
+    }
+
+    async fn words(&self, property: &str) -> Vec<String> {
+        let value = self.get(TRACKER, property).await.expect(property);
         Vec::<String>::try_from(value).expect("strings")
     }
 

@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Breadth first over every abstract state that can be reached: every state meets every event.
+//!
+//! An abstract state is every field of the machine without its time stamps: a deadline is not running, running
+//! or due, as the rule sees it that uses it. Left out is what no rule reads (`previous`, the history's entries, the
+//! epoch's number, the count of resets, causes that no rule tells apart, the device's value but for whether it is published), and OS
+//! status where it is not trusted. Of a drain are kept none, one or more answers. One concrete machine stands
+//! for each abstract state; `properties.rs` tries other times and longer ways.
+//!
+//! Two depths: [`Depth::Rules`] for every set of options, in each test run; [`Depth::Everything`] when asked for,
+//! where the product of independent followers takes minutes:
+//! `CARGO_PROFILE_DEV_OPT_LEVEL=2 cargo test --lib reachability -- --ignored --nocapture`.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    hash::{DefaultHasher, Hash, Hasher},
+};
+
+use super::{
+    invariants::{Broken, Invariant, Said, Watcher},
+    *,
+};
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Clock {
+    Stopped,
+    Running,
+    Due,
+}
+
+/// How much of a machine an abstract state keeps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Depth {
+    /// Without what no rule of 3.2 reads: fans, units, boot progress; which service is missing is not told apart.
+    Rules,
+    /// All of it.
+    Everything,
+}
+
+/// One abstract state, in 64 bits: two of a million meet by chance about once in 30 million runs.
+fn key(machine: &Machine, watcher: &Watcher, depth: Depth) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    machine.rules_key(&mut hasher);
+    if depth == Depth::Everything {
+        machine.followers_key(&mut hasher);
+        watcher.key().hash(&mut hasher);
+    } else {
+        machine.evidence_is_missing().hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+impl Machine {
+    fn clock(&self, at: Option<Time>) -> Clock {
+        match at {
+            None => Clock::Stopped,
+            Some(at) if at > self.now => Clock::Running,
+            Some(_) => Clock::Due,
+        }
+    }
+
+    fn rules_key(&self, hasher: &mut impl Hasher) {
+        let start = match self.start {
+            // What was stored matters to rule 6 only where nothing has overtaken it.
+            Start::Undecided { stored, .. } => {
+                Some(stored.filter(|_| !self.has_reported && self.state == AcpiState::Unknown))
+            }
+            Start::Decided => None,
+        };
+        let trusted = self.settings.evidence.post_complete_trusted;
+        let host_off = (self.settings.evidence.host_off_is_off && self.host.last() == Some(Host::Off))
+            .then_some(self.host_since + self.settings.timing.host_off);
+        let edge = self.on_edge_at.filter(|_| trusted).map(|at| at + POST_COMPLETE_BOGUS);
+        // The other causes are not told apart by any rule.
+        let cause = match self.cause {
+            Cause::HostReport | Cause::HostReset | Cause::Startup => self.cause,
+            Cause::Restored => Cause::Startup,
+            Cause::ChassisOff | Cause::HostOff | Cause::Resumed | Cause::PowerOn | Cause::PostComplete => {
+                Cause::PowerOn
+            }
+        };
+        (start, self.chassis.last(), self.host.last(), self.post_bogus).hash(hasher);
+        trusted.then_some(self.os.last()).hash(hasher);
+        (self.power, self.was_off, self.firmware_seen, self.state, cause, self.has_reported).hash(hasher);
+        (self.suspicion.map(|s| (s.reported, s.post_complete)), self.restoring).hash(hasher);
+        (self.published.0 == self.state, self.pending.answers.len().min(2)).hash(hasher);
+        for at in [
+            self.pending.cap,
+            self.suspicion_at(),
+            host_off,
+            edge.filter(|at| *at >= self.now),
+            self.post_complete_at(),
+            self.restored_at(),
+            self.steady_since,
+            self.complete_since,
+            self.opens_at,
+            self.deadline_at(),
+            self.thermal_at().filter(|_| !self.firmware_seen),
+        ] {
+            self.clock(at).hash(hasher);
+        }
+    }
+
+    fn followers_key(&self, hasher: &mut impl Hasher) {
+        let reported_s2 = self.state == AcpiState::S2D2 && self.cause == Cause::HostReport;
+        let retry = self.last_set.filter(|_| reported_s2).map(|at| at + RESET_BETWEEN_SETS);
+        (self.chassis.is_missing(), self.host.is_missing(), self.os.is_missing()).hash(hasher);
+        (self.device == self.published.1, self.pending.afterwards.is_empty()).hash(hasher);
+        (self.worked, self.dimms_known, self.hold.map(|h| (h.from_working, h.alarmed))).hash(hasher);
+        (self.unit_row, self.boot_stage, self.foreign_progress, self.history.in_boot()).hash(hasher);
+        for at in [
+            retry,
+            self.hold_at().filter(|_| self.hold.is_none()),
+            self.hold.and_then(|_| self.boot_hold_ends_at()),
+        ] {
+            self.clock(at).hash(hasher);
+        }
+    }
+
+    /// No rule reads what the history lists, and every copy would carry it along.
+    fn forget_history(&mut self) {
+        let in_boot = self.history.in_boot();
+        self.history = History::default();
+        if in_boot {
+            self.history.boot_begins(self.now);
+        }
+    }
+}
+
+const STATES: [AcpiState; 7] = [
+    AcpiState::S0G0D0,
+    AcpiState::LegacyOn,
+    AcpiState::S2D2,
+    AcpiState::S5G2,
+    AcpiState::G3,
+    AcpiState::S3D3,
+    AcpiState::Unknown,
+];
+
+fn events(machine: &Machine, id: SetId, depth: Depth) -> Vec<Event> {
+    let epoch = machine.epoch();
+    let mut events = vec![
+        Event::Chassis(None),
+        Event::Chassis(Some(Chassis::Off)),
+        Event::Chassis(Some(Chassis::On)),
+        Event::Host(None),
+        Event::Host(Some(Host::Running)),
+        Event::Host(Some(Host::TransitioningToOff)),
+        Event::Host(Some(Host::Off)),
+        Event::Host(Some(Host::Halted)),
+        Event::SetDevice { id, state: AcpiState::S0G0D0 },
+        Event::Drained { epoch },
+        Event::DimmsKnown { epoch },
+        Event::Lapsed,
+    ];
+    if depth == Depth::Everything {
+        events.extend([Event::GuardAlarm, Event::BootProgressByOthers, Event::Rival(true)]);
+    }
+    if machine.settings.evidence.post_complete_trusted {
+        events.extend([None, Some(Os::Inactive), Some(Os::Complete)].map(Event::Os));
+    }
+    events.extend(STATES.map(|state| Event::Set { id, state }));
+    events
+}
+
+fn beginnings() -> Vec<Option<Stored>> {
+    let stored =
+        |state, reset_suspected, same_bmc_boot| Some(Stored { state, reset_suspected, same_bmc_boot });
+    vec![
+        None,
+        stored(AcpiState::S0G0D0, false, true),
+        stored(AcpiState::LegacyOn, false, false),
+        stored(AcpiState::S0G0D0, true, true),
+        stored(AcpiState::S2D2, false, true),
+        stored(AcpiState::G3, false, true),
+        stored(AcpiState::S3D3, false, true),
+        stored(AcpiState::Unknown, true, false),
+    ]
+}
+
+struct Node {
+    machine: Machine,
+    watcher: Watcher,
+    /// Where it came from, for the story of a failure.
+    from: Option<usize>,
+    by: (Time, Event),
+}
+
+/// The way to a node, event by event.
+fn story(nodes: &[(Option<usize>, (Time, Event))], mut at: Option<usize>) -> String {
+    let mut lines = Vec::new();
+    while let Some((from, (time, event))) = at.and_then(|at| nodes.get(at)) {
+        lines.push(format!("{time}  {event:?}"));
+        at = *from;
+    }
+    lines.reverse();
+    lines.join("\n")
+}
+
+struct Counts {
+    states: usize,
+    transitions: usize,
+    said: Said,
+}
+
+fn explore(evidence: config::Evidence, depth: Depth) -> Counts {
+    let settings = config::Host { evidence, has_dimms: true, ..config::Host::new(0) };
+    let mut known = HashSet::new();
+    let mut ways: Vec<(Option<usize>, (Time, Event))> = Vec::new();
+    let mut queue = VecDeque::new();
+    let mut counts = Counts { states: 0, transitions: 0, said: 0 };
+    for stored in beginnings() {
+        let machine = Machine::new(Time::ZERO, settings.clone(), stored);
+        let watcher = Watcher::new(&machine, stored);
+        known.insert(key(&machine, &watcher, depth));
+        queue.push_back(Node { machine, watcher, from: None, by: (Time::ZERO, Event::Tick) });
+    }
+    while let Some(mut node) = queue.pop_front() {
+        counts.states += 1;
+        let index = ways.len();
+        ways.push((node.from, node.by));
+        let fail = |broken: Broken, last: (Time, Event)| -> ! {
+            panic!("{broken}\nthe way there:\n{}\n{}  {:?}", story(&ways, Some(index)), last.0, last.1)
+        };
+        let now = node.machine.now;
+        match node.watcher.check_still(&node.machine) {
+            Ok(said) => counts.said |= said,
+            Err(broken) => fail(broken, (now, Event::Tick)),
+        }
+        let wake = node.machine.wake_at();
+        let early = wake.map_or(now + Duration::from_secs(3600), |at| at - Duration::from_micros(1));
+        // What happens at `wake_at` itself is what happens to the state that a tick then leads to.
+        let mut steps = vec![(early, Event::Tick)];
+        steps.extend(wake.map(|at| (at, Event::Tick)));
+        for (turn, event) in events(&node.machine, node.watcher.next_id(), depth).into_iter().enumerate() {
+            let both = depth == Depth::Everything;
+            steps.extend((both || (turn + index).is_multiple_of(2)).then_some((now, event)));
+            steps.extend((both || !(turn + index).is_multiple_of(2)).then_some((early, event)));
+        }
+        for (at, event) in steps {
+            counts.transitions += 1;
+            let (mut machine, mut watcher) = (node.machine.clone(), node.watcher.clone());
+            match watcher.step(&mut machine, at, event) {
+                Ok(said) => counts.said |= said,
+                Err(broken) => fail(broken, (at, event)),
+            }
+            if known.insert(key(&machine, &watcher, depth)) {
+                machine.forget_history();
+                watcher.forget_history(&machine);
+                queue.push_back(Node { machine, watcher, from: Some(index), by: (at, event) });
+            }
+        }
+    }
+    counts
+}
+
+fn evidence(bits: u8) -> config::Evidence {
+    config::Evidence {
+        post_complete_trusted: bits & 1 != 0,
+        s0_from_post_complete: bits & 2 != 0,
+        s2_from_power_on: bits & 4 != 0,
+        host_off_is_off: bits & 8 != 0,
+    }
+}
+
+#[allow(clippy::disallowed_macros, reason = "a test says how much it has seen")]
+fn run(bits: u8, depth: Depth) {
+    let counts = explore(evidence(bits), depth);
+    println!("{:?}, {depth:?}: {} states, {} transitions", evidence(bits), counts.states, counts.transitions);
+    let mute = |i: &&Invariant| counts.said & (1 << **i as u32) == 0;
+    let mute: Vec<_> = Invariant::ALL.iter().filter(mute).map(|i| i.name()).collect();
+    assert!(mute.is_empty(), "nothing was ever checked of {mute:?}");
+}
+
+macro_rules! options {
+    ($($name:ident $bits:literal,)*) => { $(#[test] fn $name() { run($bits, Depth::Rules); })* };
+}
+
+options! {
+    untrusted 0,
+    trusted 1,
+    s0_untrusted 2,
+    s0 3,
+    s2_untrusted 4,
+    s2_trusted 5,
+    s2_s0_untrusted 6,
+    s2_s0 7,
+    off_untrusted 8,
+    off_trusted 9,
+    off_s0_untrusted 10,
+    off_s0 11,
+    off_s2_untrusted 12,
+    off_s2_trusted 13,
+    off_s2_s0_untrusted 14,
+    off_s2_s0 15,
+}
+
+#[test]
+#[ignore = "takes minutes: 22 million transitions"]
+fn everything_untrusted() {
+    run(0, Depth::Everything);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn everything_untrusted_all_options() {
+    run(12, Depth::Everything);
+}
