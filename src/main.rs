@@ -7,7 +7,7 @@ use std::{process::ExitCode, time::Duration};
 
 use acpi_stated::{
     config::Settings,
-    daemon::Daemon,
+    daemon::{Daemon, Error as Failure},
     shell::{clock::Clock, supervisor::Supervisor},
 };
 use tokio::{
@@ -62,8 +62,10 @@ fn main() -> ExitCode {
         Err(error) => {
             tracing::error!("{error:#}");
             let code = match error.downcast_ref() {
-                Some(acpi_stated::daemon::Error::Part(_)) => exit::SOFTWARE,
-                Some(acpi_stated::daemon::Error::Bus(_)) | None => exit::UNAVAILABLE,
+                Some(Failure::Bus(_)) => exit::UNAVAILABLE,
+                None if error.is::<NoBus>() => exit::UNAVAILABLE,
+                // Or it could not set itself up.
+                Some(Failure::Part(_)) | None => exit::SOFTWARE,
             };
             code.into()
         }
@@ -93,9 +95,16 @@ async fn connect(bus: &str) -> anyhow::Result<Connection> {
     };
     match timeout(CONNECT, builder.build()).await {
         Ok(Ok(connection)) => Ok(connection),
-        Ok(Err(error)) => Err(anyhow::anyhow!("there is no D-Bus at {bus}: {error}")),
-        Err(_) => Err(anyhow::anyhow!("the D-Bus at {bus} does not answer")),
+        Ok(Err(error)) => Err(NoBus { bus: bus.to_owned(), why: error.to_string() }.into()),
+        Err(_) => Err(NoBus { bus: bus.to_owned(), why: format!("no answer within {CONNECT:?}") }.into()),
     }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("there is no D-Bus at {bus}: {why}")]
+struct NoBus {
+    bus: String,
+    why: String,
 }
 
 struct Arguments {
