@@ -18,7 +18,7 @@ use std::{
     os::{
         fd::OwnedFd,
         unix::{
-            fs::{DirBuilderExt, PermissionsExt},
+            fs::{DirBuilderExt, MetadataExt, PermissionsExt},
             net::{UnixDatagram, UnixListener, UnixStream},
         },
     },
@@ -152,7 +152,12 @@ fn start_broker(dir: &Path, policy: &str) -> io::Result<Started> {
     fs::set_permissions(&socket, fs::Permissions::from_mode(0o777))?;
     let journal = UnixDatagram::bind(dir.join("journal"))?;
     let log = dir.join("log");
-    let mut child = Command::new("unshare")
+    let mut unshare = Command::new("unshare");
+    // Whoever is not root may mount in a user namespace of his own, where he stays who he is.
+    if fs::metadata("/proc/self")?.uid() != 0 {
+        unshare.args(["--user", "--map-current-user", "--keep-caps"]);
+    }
+    let mut child = unshare
         .args(["--mount", "sh", "-c", LAUNCH])
         .env("dir", dir)
         .env("broker", broker)
