@@ -83,7 +83,7 @@ impl Daemon {
         let drained = to_loop.clone();
         permits.on_drained(Box::new(move || drained.send(Input::Drained).unwrap_or_default()));
 
-        let ids: Vec<u32> = settings.hosts.iter().map(|host| host.id).collect();
+        let hosts: Vec<_> = settings.hosts.iter().map(|host| (host.id, host.targets.clone())).collect();
         // A host feels how long its Set takes, so `ack_cap` is real time on any clock.
         let stop_within = settings.hosts.iter().map(|host| host.timing.ack_cap).max().unwrap_or_default();
         let machines = settings.hosts.into_iter().map(|mut host| {
@@ -94,9 +94,9 @@ impl Daemon {
         let feed_every = supervisor.feed_every();
         let event_loop = EventLoop::new(clock, permits, machines, inputs, to_bus, feed_every, stop_within);
 
-        let objects = event_loop.views().iter().zip(&ids).enumerate();
-        let acpi = objects.map(|(host, (view, id))| AcpiObject::new(host, *id, view.clone())).collect();
-        let bus = Bus::new(connection, supervisor, Tree { acpi }, ids, to_loop.clone(), outputs);
+        let objects = event_loop.views().iter().zip(&hosts).enumerate();
+        let acpi = objects.map(|(host, (view, (id, _)))| AcpiObject::new(host, *id, view.clone())).collect();
+        let bus = Bus::new(connection, supervisor, Tree { acpi }, hosts, to_loop.clone(), outputs);
 
         // The bus task outlives the event loop only to send what is left.
         let mut bus = tokio::spawn(bus.run());

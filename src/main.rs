@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! acpi-stated: argv and exit code.
+//! acpi-stated: what was asked for, and the exit code.
 
+mod arguments;
 mod log;
 
-use std::{process::ExitCode, time::Duration};
+use std::{io::Write as _, process::ExitCode, time::Duration};
 
 use acpi_stated::{
-    config::Settings,
+    config::{self, Loaded, Refused, Settings},
     daemon::{Daemon, Error as Failure},
     shell::{clock::Clock, supervisor::Supervisor},
 };
@@ -18,17 +19,12 @@ use tokio::{
 use tracing::level_filters::LevelFilter;
 use zbus::{Connection, connection::Builder};
 
+use crate::arguments::{Arguments, USAGE, Wanted};
+
 /// The program as it calls itself.
 const NAME: &str = env!("CARGO_PKG_NAME");
 /// A bus that does not answer within this time is no bus; systemd tries again.
 const CONNECT: Duration = Duration::from_secs(10);
-
-const USAGE: &str = "\
-Usage: acpi-stated [--bus system|session|ADDRESS] [--log LEVEL] [--version]
-
-  --bus    the D-Bus to serve (default: system)
-  --log    error, warn, info, debug or trace (default: $ACPI_STATED_LOG, or info)
-";
 
 /// Exit codes, from sysexits.h.
 mod exit {
@@ -38,18 +34,73 @@ mod exit {
     pub(super) const UNAVAILABLE: u8 = 69;
     /// A fault of the daemon itself.
     pub(super) const SOFTWARE: u8 = 70;
+    /// Standard output cannot be written to.
+    pub(super) const IO: u8 = 74;
+    /// The configuration cannot be used.
+    pub(super) const CONFIG: u8 = 78;
 }
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::parse() {
-        Ok(Some(arguments)) => arguments,
-        Ok(None) => return ExitCode::SUCCESS,
+    let log = std::env::var("ACPI_STATED_LOG").ok();
+    let arguments = match Arguments::parse(lexopt::Parser::from_env(), log) {
+        Ok(arguments) => arguments,
         Err(error) => {
             eprint!("{NAME}: {error}\n{USAGE}");
             return exit::USAGE.into();
         }
     };
-    log::init(arguments.log);
+    let loaded = || config::load(arguments.config.as_deref());
+    match arguments.wanted {
+        Wanted::Run { bus, log } => serve(&bus, log, loaded),
+        Wanted::CheckConfig => check_config(loaded()),
+        Wanted::PrintConfig => print_config(loaded()),
+        Wanted::Version => said(&format!("{NAME} {}", env!("CARGO_PKG_VERSION"))),
+        Wanted::Help => said(USAGE.trim_end()),
+    }
+}
+
+/// Says it on standard output. A reader that has gone away is no failure of ours to shout about.
+fn said(text: &str) -> ExitCode {
+    match writeln!(std::io::stdout(), "{text}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => exit::IO.into(),
+    }
+}
+
+fn check_config(loaded: Result<Loaded, Refused>) -> ExitCode {
+    match loaded {
+        Ok(loaded) => {
+            loaded.warning_lines().for_each(|line| eprintln!("warning: {line}"));
+            said(&loaded.summary())
+        }
+        Err(refused) => refuse(&refused),
+    }
+}
+
+fn print_config(loaded: Result<Loaded, Refused>) -> ExitCode {
+    match loaded {
+        Ok(loaded) => said(&loaded.to_json()),
+        Err(refused) => refuse(&refused),
+    }
+}
+
+fn refuse(refused: &Refused) -> ExitCode {
+    refused.lines().for_each(|line| eprintln!("error: {line}"));
+    exit::CONFIG.into()
+}
+
+fn serve(bus: &str, level: LevelFilter, loaded: impl FnOnce() -> Result<Loaded, Refused>) -> ExitCode {
+    log::init(level);
+    let settings = match loaded() {
+        Ok(loaded) => {
+            loaded.warning_lines().for_each(|line| tracing::warn!("{line}"));
+            loaded.settings
+        }
+        Err(refused) => {
+            refused.lines().for_each(|line| tracing::error!("{line}"));
+            return exit::CONFIG.into();
+        }
+    };
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -57,7 +108,7 @@ fn main() -> ExitCode {
             return exit::SOFTWARE.into();
         }
     };
-    match runtime.block_on(run(&arguments.bus)) {
+    match runtime.block_on(run(bus, settings)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -72,7 +123,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(bus: &str) -> anyhow::Result<()> {
+async fn run(bus: &str, settings: Settings) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let stop = async move {
@@ -82,7 +133,7 @@ async fn run(bus: &str) -> anyhow::Result<()> {
         }
     };
     let connection = connect(bus).await?;
-    let daemon = Daemon::new(Settings::default(), Clock::default(), connection, Supervisor::from_env());
+    let daemon = Daemon::new(settings, Clock::default(), connection, Supervisor::from_env());
     daemon.run(stop).await?;
     Ok(())
 }
@@ -105,42 +156,4 @@ async fn connect(bus: &str) -> anyhow::Result<Connection> {
 struct NoBus {
     bus: String,
     why: String,
-}
-
-struct Arguments {
-    bus: String,
-    log: LevelFilter,
-}
-
-impl Arguments {
-    /// `None` if all that was wanted has been printed.
-    fn parse() -> anyhow::Result<Option<Self>> {
-        use lexopt::prelude::{Long, Short, Value};
-
-        let mut bus = "system".to_owned();
-        let mut log = std::env::var("ACPI_STATED_LOG").ok();
-        let mut parser = lexopt::Parser::from_env();
-        while let Some(argument) = parser.next()? {
-            match argument {
-                Long("bus") => {
-                    bus = parser.value()?.into_string().map_err(|_| anyhow::anyhow!("bad --bus"))?;
-                }
-                Long("log") => log = Some(parser.value()?.to_string_lossy().into_owned()),
-                Long("version") => {
-                    println!("{NAME} {}", env!("CARGO_PKG_VERSION"));
-                    return Ok(None);
-                }
-                Long("help") | Short('h') => {
-                    print!("{USAGE}");
-                    return Ok(None);
-                }
-                Long(_) | Short(_) | Value(_) => return Err(argument.unexpected().into()),
-            }
-        }
-        let log = match log {
-            None => LevelFilter::INFO,
-            Some(level) => level.parse().map_err(|_| anyhow::anyhow!("{level:?} is no log level"))?,
-        };
-        Ok(Some(Self { bus, log }))
-    }
 }
