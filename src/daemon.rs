@@ -49,7 +49,7 @@ pub enum Error {
     #[error(transparent)]
     Bus(#[from] Failed),
     /// A part of it ended that never should.
-    #[error("the {0} ended by itself")]
+    #[error("the {0} ended by itself, which it never should: a fault in acpi-stated")]
     Part(&'static str),
 }
 

@@ -8,7 +8,7 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use acpi_stated::{
     config::{self, Loaded, Refused, Settings},
-    daemon::Daemon,
+    daemon::{Daemon, Error as Failure},
     shell::{clock::Clock, store::Places, supervisor::Supervisor},
 };
 use tokio::{
@@ -118,8 +118,10 @@ fn serve(
         Err(error) => {
             tracing::error!("{error:#}");
             let code = match error.downcast_ref() {
-                Some(acpi_stated::daemon::Error::Part(_)) => exit::SOFTWARE,
-                Some(acpi_stated::daemon::Error::Bus(_)) | None => exit::UNAVAILABLE,
+                Some(Failure::Bus(_)) => exit::UNAVAILABLE,
+                None if error.is::<NoBus>() => exit::UNAVAILABLE,
+                // Or it could not set itself up.
+                Some(Failure::Part(_)) | None => exit::SOFTWARE,
             };
             code.into()
         }
@@ -149,9 +151,16 @@ async fn connect(bus: &str) -> anyhow::Result<Connection> {
     };
     match timeout(CONNECT, builder.build()).await {
         Ok(Ok(connection)) => Ok(connection),
-        Ok(Err(error)) => Err(anyhow::anyhow!("there is no D-Bus at {bus}: {error}")),
-        Err(_) => Err(anyhow::anyhow!("the D-Bus at {bus} does not answer")),
+        Ok(Err(error)) => Err(NoBus { bus: bus.to_owned(), why: error.to_string() }.into()),
+        Err(_) => Err(NoBus { bus: bus.to_owned(), why: format!("no answer within {CONNECT:?}") }.into()),
     }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("there is no D-Bus at {bus}: {why}")]
+struct NoBus {
+    bus: String,
+    why: String,
 }
 
 /// Where the states are remembered: where we are told to, else where systemd says, else where it would.

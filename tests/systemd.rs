@@ -439,7 +439,10 @@ fn a_second_instance_ends_with_69_and_leaves_the_first_alone() {
             .output()
             .expect("timeout");
         assert_eq!(second.status.code(), Some(69), "{}{}", text(&second), bench.told());
-        assert!(text(&second).contains(NAME), "it says which name is taken: {}", text(&second));
+        let said = text(&second);
+        let owner = format!("is taken by acpi-stated (pid {}, {SERVICE}); ", bench.main_pid());
+        assert!(said.contains(NAME) && said.contains(&owner), "{said}");
+        assert!(said.contains(&format!("systemctl disable --now {SERVICE}")), "what to do: {said}");
         assert_eq!(bench.get(), "S0_G0_D0");
     });
 }

@@ -6,7 +6,11 @@
 //! where, as in the permits, every access is `SeqCst`. A `SeqCst` store is a swap here, the same in that order, since
 //! loom lets a store slip between the read and the write of a swap elsewhere. Weaker accesses stay as they are, but the
 //! fences of a `SeqCst` neighbour order them too: loom sees that a side is too weak, not always that one access is.
-#![allow(missing_docs, reason = "the names are the standard library's")]
+#![allow(
+    missing_docs,
+    clippy::must_use_candidate,
+    reason = "the names are the standard library's, and used as it is"
+)]
 
 use std::{sync::LockResult, time::Duration};
 
@@ -28,11 +32,11 @@ fn ordered<T>(order: Ordering, access: impl FnOnce() -> T) -> T {
 pub struct AtomicU32(loom::sync::atomic::AtomicU32);
 
 impl AtomicU32 {
-    #[must_use]
     pub fn new(value: u32) -> Self {
         Self(loom::sync::atomic::AtomicU32::new(value))
     }
 
+    #[must_use]
     pub fn load(&self, order: Ordering) -> u32 {
         ordered(order, || self.0.load(order))
     }
@@ -45,14 +49,17 @@ impl AtomicU32 {
         }
     }
 
+    #[must_use]
     pub fn swap(&self, value: u32, order: Ordering) -> u32 {
         ordered(order, || self.0.swap(value, order))
     }
 
+    #[must_use]
     pub fn fetch_add(&self, value: u32, order: Ordering) -> u32 {
         ordered(order, || self.0.fetch_add(value, order))
     }
 
+    #[must_use]
     pub fn fetch_sub(&self, value: u32, order: Ordering) -> u32 {
         ordered(order, || self.0.fetch_sub(value, order))
     }
@@ -62,11 +69,11 @@ impl AtomicU32 {
 pub struct AtomicBool(loom::sync::atomic::AtomicBool);
 
 impl AtomicBool {
-    #[must_use]
     pub fn new(value: bool) -> Self {
         Self(loom::sync::atomic::AtomicBool::new(value))
     }
 
+    #[must_use]
     pub fn load(&self, order: Ordering) -> bool {
         ordered(order, || self.0.load(order))
     }
@@ -79,6 +86,7 @@ impl AtomicBool {
         }
     }
 
+    #[must_use]
     pub fn swap(&self, value: bool, order: Ordering) -> bool {
         ordered(order, || self.0.swap(value, order))
     }
@@ -92,7 +100,6 @@ pub struct Condvar(loom::sync::Condvar);
 pub struct NeverTimedOut;
 
 impl NeverTimedOut {
-    #[must_use]
     pub fn timed_out(self) -> bool {
         false
     }
@@ -105,7 +112,6 @@ impl Default for Condvar {
 }
 
 impl Condvar {
-    #[must_use]
     pub fn new() -> Self {
         Self(loom::sync::Condvar::new())
     }
@@ -144,12 +150,10 @@ pub fn advance(by: Duration) {
 pub struct Instant;
 
 impl Instant {
-    #[must_use]
     pub fn now() -> Self {
         Self
     }
 
-    #[must_use]
     pub fn elapsed(self) -> Duration {
         Duration::from_millis(NOW.load(Ordering::Acquire).into())
     }

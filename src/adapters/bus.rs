@@ -34,6 +34,7 @@ use crate::{
         dispatch::{Answer, Ask, Refusal, dispatch, wants_no_reply},
         mapper::Mapper,
         objects::{Request, Tree},
+        owner::name_owner,
         power_state::{Outcome, PowerState},
         systemd::Systemd,
     },
@@ -62,8 +63,15 @@ const MOST_UNVERIFIED: usize = 512;
 #[derive(Debug, thiserror::Error)]
 pub enum Failed {
     /// Another service owns the name.
-    #[error("the bus name {BUS_NAME} is taken by another service")]
-    NameTaken,
+    #[error("the bus name {BUS_NAME} is taken by {0}")]
+    NameTaken(String),
+    /// The bus's policy lets somebody else own it, or nobody.
+    #[error(
+        "the bus does not let uid {uid} own {BUS_NAME} ({0}); its policy file belongs in /usr/share/dbus-1/system.d, \
+         and the daemon runs as root",
+        uid = rustix::process::geteuid().as_raw()
+    )]
+    NameRefused(zbus::Error),
     /// The bus closed the connection.
     #[error("the bus closed the connection")]
     Closed,
@@ -226,9 +234,11 @@ impl Bus {
                     self.supervisor.ready();
                     Ok(())
                 }
-                RequestNameReply::InQueue | RequestNameReply::Exists => Err(Failed::NameTaken),
+                RequestNameReply::InQueue | RequestNameReply::Exists => {
+                    Err(Failed::NameTaken(name_owner(&self.connection).await))
+                }
             },
-            Some(Awaited::Name) => Err(Failed::Bus(zbus::Error::from(reply.clone()))),
+            Some(Awaited::Name) => Err(Failed::NameRefused(zbus::Error::from(reply.clone()))),
             Some(Awaited::Uid(name)) => {
                 // A caller that left before the bus could say has no uid any more.
                 let caller = if good { Caller::Uid(reply.body().deserialize()?) } else { Caller::Gone };

@@ -7,5 +7,6 @@ mod callers;
 mod dispatch;
 mod mapper;
 pub(crate) mod objects;
+mod owner;
 mod power_state;
 mod systemd;

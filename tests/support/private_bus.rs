@@ -1,36 +1,68 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A private dbus-daemon in a directory of its own: for the tests and for the simulated board.
+//! A private bus in a directory of its own: for the tests and for the simulated board.
 //!
 //! Only `std`, and blocking: it takes a few milliseconds. On this bus everybody may own any name and
 //! call anybody, as OpenBMC's `dbus-perms` allows it (contract section 8).
+//!
+//! It is a dbus-daemon, or with `ACPI_BUS=dbus-broker` in the environment the one that OpenBMC ships:
+//! `./dev test` runs the tests of the D-Bus contract with both.
 #![allow(
     unreachable_pub,
     dead_code,
-    reason = "this file is included by crates that do and that do not export it"
+    reason = "this file is included by crates that do and that do not export it, or use it all"
 )]
 
 use std::{
-    fs,
-    io::{self, BufRead, BufReader},
-    os::unix::fs::DirBuilderExt,
+    env, fs,
+    io::{self, BufRead, BufReader, Read, Write},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+            net::{UnixDatagram, UnixListener, UnixStream},
+        },
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
-/// A running dbus-daemon; it ends, and its directory goes, when this is dropped.
+/// Everybody may everything.
+const OPEN: &str = r#"
+  <policy context="default">
+    <allow user="*"/>
+    <allow own="*"/>
+    <allow send_destination="*" eavesdrop="true"/>
+    <allow send_type="signal"/>
+    <allow eavesdrop="true"/>
+  </policy>"#;
+
+/// A running bus; it ends, and its directory goes, when this is dropped.
 #[derive(Debug)]
 pub struct PrivateBus {
     child: Child,
     dir: PathBuf,
     address: String,
+    /// What dbus-broker takes for the journal.
+    _journal: Option<UnixDatagram>,
 }
 
 impl PrivateBus {
     /// Starts the bus and waits until it listens.
     pub fn start() -> io::Result<Self> {
+        Self::with_policy(OPEN)
+    }
+
+    /// The same with other rules: `<policy>` and `<include>` elements of a bus configuration.
+    pub fn with_policy(policy: &str) -> io::Result<Self> {
         let dir = new_dir()?;
-        match start_in(&dir) {
-            Ok((child, address)) => Ok(Self { child, dir, address }),
+        let started = match env::var("ACPI_BUS").as_deref() {
+            Err(_) | Ok("" | "dbus-daemon") => start_daemon(&dir, policy),
+            Ok("dbus-broker") => start_broker(&dir, policy),
+            Ok(other) => Err(io::Error::other(format!("ACPI_BUS: there is no {other}"))),
+        };
+        match started {
+            Ok((child, address, journal)) => Ok(Self { child, dir, address, _journal: journal }),
             Err(error) => {
                 remove(&dir);
                 Err(error)
@@ -44,7 +76,7 @@ impl PrivateBus {
         &self.address
     }
 
-    /// Its directory, which goes with it.
+    /// The directory of the bus, which nobody else may enter.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -54,15 +86,21 @@ impl PrivateBus {
 impl Drop for PrivateBus {
     fn drop(&mut self) {
         // Fails only if it is gone already.
-        drop(self.child.kill());
-        drop(self.child.wait());
+        end(&mut self.child);
         remove(&self.dir);
     }
 }
 
-fn start_in(dir: &Path) -> io::Result<(Child, String)> {
+fn end(child: &mut Child) {
+    drop(child.kill());
+    drop(child.wait());
+}
+
+type Started = (Child, String, Option<UnixDatagram>);
+
+fn start_daemon(dir: &Path, policy: &str) -> io::Result<Started> {
     let config = dir.join("bus.conf");
-    fs::write(&config, configuration(&dir.join("bus")))?;
+    fs::write(&config, configuration(&dir.join("bus"), policy))?;
     // Into a file: it may complain about limits of the machine that do not matter here.
     let log = dir.join("log");
     let mut child = Command::new("dbus-daemon")
@@ -81,17 +119,74 @@ fn start_in(dir: &Path) -> io::Result<(Child, String)> {
     };
     // The address is a line of its own; without it the bus never listened.
     match printed {
-        Ok(read) if read > 0 => Ok((child, address.trim_end().to_owned())),
+        Ok(read) if read > 0 => Ok((child, address.trim_end().to_owned(), None)),
         Ok(_) | Err(_) => {
-            drop(child.kill());
-            drop(child.wait());
+            end(&mut child);
             let why = fs::read_to_string(&log).unwrap_or_default();
             Err(io::Error::other(format!("dbus-daemon ended before it listened: {}", why.trim_end())))
         }
     }
 }
 
-fn configuration(socket: &Path) -> String {
+/// The launcher wants its socket from systemd, as file descriptor 3; a journal; and dbus-broker itself in
+/// /usr/bin. Where there is no journal, or it was unpacked elsewhere, that is arranged in a mount namespace.
+const LAUNCH: &str = r#"
+if [ "$broker" != /usr/bin ] || [ ! -S /run/systemd/journal/socket ]; then
+    mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/journal && : >/run/systemd/journal/socket &&
+        mount --bind "$dir/journal" /run/systemd/journal/socket && mount --bind "$broker" /usr/bin || exit
+fi
+export LISTEN_FDS=1 LISTEN_PID=$$ DBUS_SESSION_BUS_ADDRESS="unix:path=$dir/bus"
+exec /usr/bin/dbus-broker-launch --scope user --config-file "$dir/bus.conf" 3<&0 0</dev/null
+"#;
+
+fn start_broker(dir: &Path, policy: &str) -> io::Result<Started> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let broker = env::split_paths(&path).find(|dir| dir.join("dbus-broker-launch").exists());
+    let broker = broker.ok_or_else(|| io::Error::other("there is no dbus-broker-launch in PATH"))?;
+    // /bin is often the same directory.
+    let broker = broker.canonicalize()?;
+    let socket = dir.join("bus");
+    fs::write(dir.join("bus.conf"), configuration(&socket, policy))?;
+    let listener = UnixListener::bind(&socket)?;
+    // As dbus-daemon has it: the policy decides, and the directory.
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o777))?;
+    let journal = UnixDatagram::bind(dir.join("journal"))?;
+    let log = dir.join("log");
+    let mut unshare = Command::new("unshare");
+    // Whoever is not root may mount in a user namespace of his own, where he stays who he is.
+    if fs::metadata("/proc/self")?.uid() != 0 {
+        unshare.args(["--user", "--map-current-user", "--keep-caps"]);
+    }
+    let mut child = unshare
+        .args(["--mount", "sh", "-c", LAUNCH])
+        .env("dir", dir)
+        .env("broker", broker)
+        .stdin(OwnedFd::from(listener))
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(&log)?)
+        .spawn()
+        .map_err(|error| io::Error::new(error.kind(), format!("unshare cannot be started: {error}")))?;
+    match greet(&socket) {
+        Ok(()) => Ok((child, format!("unix:path={}", socket.display()), Some(journal))),
+        Err(error) => {
+            end(&mut child);
+            let why = fs::read_to_string(&log).unwrap_or_default();
+            Err(io::Error::other(format!("dbus-broker does not answer ({error}): {}", why.trim_end())))
+        }
+    }
+}
+
+/// Returns when somebody speaks D-Bus at the socket. (Its socket was there before it.)
+fn greet(socket: &Path) -> io::Result<()> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(b"\0AUTH\r\n")?;
+    let mut answer = [0; 8];
+    stream.read_exact(&mut answer)?;
+    if answer == *b"REJECTED" { Ok(()) } else { Err(io::Error::other("it speaks something else")) }
+}
+
+fn configuration(socket: &Path, policy: &str) -> String {
     // The limits are those of dbus-daemon's own session.conf: a flood of calls must meet the daemon
     // under test, not the bus's guard against it.
     format!(
@@ -99,15 +194,9 @@ fn configuration(socket: &Path) -> String {
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>
   <type>session</type>
-  <listen>unix:path={}</listen>
+  <listen>unix:path={socket}</listen>
   <auth>EXTERNAL</auth>
-  <policy context="default">
-    <allow user="*"/>
-    <allow own="*"/>
-    <allow send_destination="*" eavesdrop="true"/>
-    <allow send_type="signal"/>
-    <allow eavesdrop="true"/>
-  </policy>
+{policy}
   <limit name="max_incoming_bytes">1000000000</limit>
   <limit name="max_outgoing_bytes">1000000000</limit>
   <limit name="max_message_size">1000000000</limit>
@@ -118,7 +207,7 @@ fn configuration(socket: &Path) -> String {
   <limit name="max_replies_per_connection">50000</limit>
 </busconfig>
 "#,
-        socket.display()
+        socket = socket.display()
     )
 }
 

@@ -110,6 +110,9 @@ inside() {
     export ACPI_UNITS=/run/u/systemd/user ACPI_LOGS=/run/u/logs
     unset XDG_CONFIG_HOME XDG_CONFIG_DIRS XDG_DATA_HOME XDG_DATA_DIRS NOTIFY_SOCKET JOURNAL_STREAM
     mkdir -p "$ACPI_UNITS" "$ACPI_LOGS"
+    # Not dbus-broker, should that be the machine's: it wants a journal.
+    mkdir -p "$HOME/.config/systemd/user"
+    ln -s /usr/lib/systemd/user/dbus.service "$HOME/.config/systemd/user/dbus.service"
     install_units
     console
     $systemd --user --log-target=console --log-level=info </dev/null &
