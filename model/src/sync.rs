@@ -36,7 +36,6 @@ impl AtomicU32 {
         Self(loom::sync::atomic::AtomicU32::new(value))
     }
 
-    #[must_use]
     pub fn load(&self, order: Ordering) -> u32 {
         ordered(order, || self.0.load(order))
     }
@@ -49,17 +48,14 @@ impl AtomicU32 {
         }
     }
 
-    #[must_use]
     pub fn swap(&self, value: u32, order: Ordering) -> u32 {
         ordered(order, || self.0.swap(value, order))
     }
 
-    #[must_use]
     pub fn fetch_add(&self, value: u32, order: Ordering) -> u32 {
         ordered(order, || self.0.fetch_add(value, order))
     }
 
-    #[must_use]
     pub fn fetch_sub(&self, value: u32, order: Ordering) -> u32 {
         ordered(order, || self.0.fetch_sub(value, order))
     }
@@ -73,7 +69,6 @@ impl AtomicBool {
         Self(loom::sync::atomic::AtomicBool::new(value))
     }
 
-    #[must_use]
     pub fn load(&self, order: Ordering) -> bool {
         ordered(order, || self.0.load(order))
     }
@@ -86,7 +81,6 @@ impl AtomicBool {
         }
     }
 
-    #[must_use]
     pub fn swap(&self, value: bool, order: Ordering) -> bool {
         ordered(order, || self.0.swap(value, order))
     }
