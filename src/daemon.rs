@@ -90,7 +90,7 @@ impl Daemon {
             Some(places) => store::open(places, &ids),
             None => (vec![None; ids.len()], Memory::default(), None),
         };
-        let ended = self.serve(ids, stored, memory, writer.as_ref().map(Writer::storage), stop).await;
+        let ended = self.serve(stored, memory, writer.as_ref().map(Writer::storage), stop).await;
         if let Some(writer) = writer {
             writer.close().await;
         }
@@ -99,7 +99,6 @@ impl Daemon {
 
     async fn serve(
         self,
-        ids: Vec<u32>,
         stored: Vec<Option<Stored>>,
         memory: Memory,
         storage: Option<Storage>,
@@ -112,6 +111,7 @@ impl Daemon {
         let drained = to_loop.clone();
         permits.on_drained(Box::new(move || drained.send(Input::Drained).unwrap_or_default()));
 
+        let hosts: Vec<_> = settings.hosts.iter().map(|host| (host.id, host.targets.clone())).collect();
         // A host feels how long its Set takes, so `ack_cap` is real time on any clock.
         let stop_within = settings.hosts.iter().map(|host| host.timing.ack_cap).max().unwrap_or_default();
         let machines = settings.hosts.into_iter().zip(stored).map(|(mut host, stored)| {
@@ -123,9 +123,9 @@ impl Daemon {
         let event_loop = EventLoop::new(clock, permits, machines, inputs, to_bus, feed_every, stop_within)
             .with_memory(memory);
 
-        let objects = event_loop.views().iter().zip(&ids).enumerate();
-        let acpi = objects.map(|(host, (view, id))| AcpiObject::new(host, *id, view.clone())).collect();
-        let bus = Bus::new(connection, supervisor, Tree { acpi }, ids, storage, to_loop.clone(), outputs);
+        let objects = event_loop.views().iter().zip(&hosts).enumerate();
+        let acpi = objects.map(|(host, (view, (id, _)))| AcpiObject::new(host, *id, view.clone())).collect();
+        let bus = Bus::new(connection, supervisor, Tree { acpi }, hosts, storage, to_loop.clone(), outputs);
 
         // The bus task outlives the event loop only to send what is left.
         let mut bus = tokio::spawn(bus.run());

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! acpi-stated: argv and exit code.
+//! acpi-stated: what was asked for, and the exit code.
 
+mod arguments;
 mod log;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use acpi_stated::{
-    config::Settings,
+    config::{self, Loaded, Refused, Settings},
     daemon::Daemon,
     shell::{clock::Clock, store::Places, supervisor::Supervisor},
 };
@@ -18,6 +19,8 @@ use tokio::{
 use tracing::level_filters::LevelFilter;
 use zbus::{Connection, connection::Builder};
 
+use crate::arguments::{Arguments, USAGE, Wanted};
+
 /// The program as it calls itself.
 const NAME: &str = env!("CARGO_PKG_NAME");
 /// A bus that does not answer within this time is no bus; systemd tries again.
@@ -25,14 +28,6 @@ const CONNECT: Duration = Duration::from_secs(10);
 
 /// Where the states are stored, if nobody says otherwise.
 const STATE_DIR: &str = "/var/lib/acpi-stated";
-
-const USAGE: &str = "\
-Usage: acpi-stated [--bus system|session|ADDRESS] [--log LEVEL] [--state-dir DIR] [--version]
-
-  --bus        the D-Bus to serve (default: system)
-  --state-dir  what is known of the hosts (default: $STATE_DIRECTORY, or /var/lib/acpi-stated)
-  --log        error, warn, info, debug or trace (default: $ACPI_STATED_LOG, or info)
-";
 
 /// Exit codes, from sysexits.h.
 mod exit {
@@ -42,18 +37,78 @@ mod exit {
     pub(super) const UNAVAILABLE: u8 = 69;
     /// A fault of the daemon itself.
     pub(super) const SOFTWARE: u8 = 70;
+    /// Standard output cannot be written to.
+    pub(super) const IO: u8 = 74;
+    /// The configuration cannot be used.
+    pub(super) const CONFIG: u8 = 78;
 }
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::parse() {
-        Ok(Some(arguments)) => arguments,
-        Ok(None) => return ExitCode::SUCCESS,
+    let log = std::env::var("ACPI_STATED_LOG").ok();
+    let arguments = match Arguments::parse(lexopt::Parser::from_env(), log) {
+        Ok(arguments) => arguments,
         Err(error) => {
             eprint!("{NAME}: {error}\n{USAGE}");
             return exit::USAGE.into();
         }
     };
-    log::init(arguments.log);
+    let loaded = || config::load(arguments.config.as_deref());
+    match arguments.wanted {
+        Wanted::Run { bus, log, state_dir } => serve(&bus, log, places(state_dir), loaded),
+        Wanted::CheckConfig => check_config(loaded()),
+        Wanted::PrintConfig => print_config(loaded()),
+        Wanted::Version => said(&format!("{NAME} {}", env!("CARGO_PKG_VERSION"))),
+        Wanted::Help => said(USAGE.trim_end()),
+    }
+}
+
+/// Says it on standard output. A reader that has gone away is no failure of ours to shout about.
+fn said(text: &str) -> ExitCode {
+    match writeln!(std::io::stdout(), "{text}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => exit::IO.into(),
+    }
+}
+
+fn check_config(loaded: Result<Loaded, Refused>) -> ExitCode {
+    match loaded {
+        Ok(loaded) => {
+            loaded.warning_lines().for_each(|line| eprintln!("warning: {line}"));
+            said(&loaded.summary())
+        }
+        Err(refused) => refuse(&refused),
+    }
+}
+
+fn print_config(loaded: Result<Loaded, Refused>) -> ExitCode {
+    match loaded {
+        Ok(loaded) => said(&loaded.to_json()),
+        Err(refused) => refuse(&refused),
+    }
+}
+
+fn refuse(refused: &Refused) -> ExitCode {
+    refused.lines().for_each(|line| eprintln!("error: {line}"));
+    exit::CONFIG.into()
+}
+
+fn serve(
+    bus: &str,
+    level: LevelFilter,
+    places: Places,
+    loaded: impl FnOnce() -> Result<Loaded, Refused>,
+) -> ExitCode {
+    log::init(level);
+    let settings = match loaded() {
+        Ok(loaded) => {
+            loaded.warning_lines().for_each(|line| tracing::warn!("{line}"));
+            loaded.settings
+        }
+        Err(refused) => {
+            refused.lines().for_each(|line| tracing::error!("{line}"));
+            return exit::CONFIG.into();
+        }
+    };
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -61,7 +116,7 @@ fn main() -> ExitCode {
             return exit::SOFTWARE.into();
         }
     };
-    match runtime.block_on(run(&arguments.bus, arguments.places)) {
+    match runtime.block_on(run(bus, settings, places)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -74,7 +129,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(bus: &str, places: Places) -> anyhow::Result<()> {
+async fn run(bus: &str, settings: Settings, places: Places) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let stop = async move {
@@ -84,9 +139,22 @@ async fn run(bus: &str, places: Places) -> anyhow::Result<()> {
         }
     };
     let connection = connect(bus).await?;
-    let daemon = Daemon::new(Settings::default(), Clock::default(), connection, Supervisor::from_env());
+    let daemon = Daemon::new(settings, Clock::default(), connection, Supervisor::from_env());
     daemon.with_places(places).run(stop).await?;
     Ok(())
+}
+
+/// Where the states are remembered.
+fn places(state_dir: Option<PathBuf>) -> Places {
+    let storage = state_dir.or_else(|| directory("STATE_DIRECTORY")).unwrap_or_else(|| STATE_DIR.into());
+    Places::new(storage).and_in_memory(directory("RUNTIME_DIRECTORY"))
+}
+
+/// The directory that systemd made for us, by the name of its environment variable; the first, if there are several.
+fn directory(variable: &str) -> Option<PathBuf> {
+    let all = std::env::var(variable).ok()?;
+    let first = all.split(':').next()?;
+    (!first.is_empty()).then(|| PathBuf::from(first))
 }
 
 async fn connect(bus: &str) -> anyhow::Result<Connection> {
@@ -100,53 +168,4 @@ async fn connect(bus: &str) -> anyhow::Result<Connection> {
         Ok(Err(error)) => Err(anyhow::anyhow!("there is no D-Bus at {bus}: {error}")),
         Err(_) => Err(anyhow::anyhow!("the D-Bus at {bus} does not answer")),
     }
-}
-
-struct Arguments {
-    bus: String,
-    log: LevelFilter,
-    places: Places,
-}
-
-impl Arguments {
-    /// `None` if all that was wanted has been printed.
-    fn parse() -> anyhow::Result<Option<Self>> {
-        use lexopt::prelude::{Long, Short, Value};
-
-        let mut bus = "system".to_owned();
-        let mut storage = directory("STATE_DIRECTORY").unwrap_or_else(|| PathBuf::from(STATE_DIR));
-        let mut log = std::env::var("ACPI_STATED_LOG").ok();
-        let mut parser = lexopt::Parser::from_env();
-        while let Some(argument) = parser.next()? {
-            match argument {
-                Long("bus") => {
-                    bus = parser.value()?.into_string().map_err(|_| anyhow::anyhow!("bad --bus"))?;
-                }
-                Long("state-dir") => storage = parser.value()?.into(),
-                Long("log") => log = Some(parser.value()?.to_string_lossy().into_owned()),
-                Long("version") => {
-                    println!("{NAME} {}", env!("CARGO_PKG_VERSION"));
-                    return Ok(None);
-                }
-                Long("help") | Short('h') => {
-                    print!("{USAGE}");
-                    return Ok(None);
-                }
-                Long(_) | Short(_) | Value(_) => return Err(argument.unexpected().into()),
-            }
-        }
-        let log = match log {
-            None => LevelFilter::INFO,
-            Some(level) => level.parse().map_err(|_| anyhow::anyhow!("{level:?} is no log level"))?,
-        };
-        let places = Places::new(storage).and_in_memory(directory("RUNTIME_DIRECTORY"));
-        Ok(Some(Self { bus, log, places }))
-    }
-}
-
-/// The directory that systemd made for us, by the name of its environment variable; the first, if there are several.
-fn directory(variable: &str) -> Option<PathBuf> {
-    let all = std::env::var(variable).ok()?;
-    let first = all.split(':').next()?;
-    (!first.is_empty()).then(|| PathBuf::from(first))
 }

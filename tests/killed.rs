@@ -154,7 +154,7 @@ fn be_the_daemon(address: &str) {
     runtime.block_on(async {
         let connection = connect(address).await;
         let mut settings = Settings::default();
-        settings.buses.push(Bus { bus: 3, hosts: vec![0] });
+        settings.buses.push(Bus::new(3, vec![0]));
         let daemon = Daemon::new(settings, Clock::scaled(SPEED), connection, Supervisor::silent())
             .with_places(Places::new(state).and_in_memory(Some(memory)));
         let dimms = daemon.permits().bus(3).expect("bus 3");

@@ -542,3 +542,50 @@ fn the_units_are_free_of_mistakes_and_can_be_enabled() {
         }
     });
 }
+
+/// A drop-in that starts the daemon with this configuration.
+fn with_config(bench: &Bench, config: &str) {
+    let file = bench.logs.join("config.json");
+    fs::write(&file, config).expect("write");
+    let exec =
+        format!("[Service]\nExecStart=\nExecStart={DAEMON} --bus session --config {}\n", file.display());
+    bench.write_units(&[("acpi-stated.service.d/20-config.conf", &exec)]);
+}
+
+#[test]
+fn a_bad_configuration_is_told_once_and_not_tried_again() {
+    beside_systemd("a_bad_configuration_is_told_once_and_not_tried_again", |bench| {
+        with_config(bench, r#"{ "hosts": [{ "id": 0, "timing": { "settle": 0, "setle": 1 } }] }"#);
+        assert!(!user("systemctl", &["start", SERVICE]).status.success());
+        bench.until("the unit has failed", || bench.show(SERVICE, "ActiveState") == "failed");
+        assert_eq!(bench.show(SERVICE, "ExecMainStatus"), "78");
+        // RestartSec is 500 ms.
+        std::thread::sleep(Duration::from_millis(1200));
+        assert_eq!(bench.show(SERVICE, "NRestarts"), "0");
+        let log = bench.daemon_log();
+        assert_eq!(log.lines().count(), 2, "{log}");
+        assert!(log.contains("config.json: hosts[0].timing.setle: 1: there is no such key"), "{log}");
+        assert!(log.contains("config.json: hosts[0].timing.settle: 0: not accepted"), "{log}");
+    });
+}
+
+#[test]
+fn a_configured_target_takes_the_place_of_the_usual_ones() {
+    beside_systemd("a_configured_target_takes_the_place_of_the_usual_ones", |bench| {
+        bench.write_units(&[(
+            "running.target",
+            "[Unit]\nConflicts=host-s2-state.target host-s5-state.target\nStopWhenUnneeded=no\n",
+        )]);
+        with_config(bench, r#"{ "hosts": [{ "id": 0, "targets": { "s0": "running.target" } }] }"#);
+        bench.started().set("S0_G0_D0");
+        bench.until("its target is active", || bench.active("running.target"));
+        assert!(!bench.active("host-s0-state.target") && !bench.active("host-s0-state@0.target"));
+        bench.set("S5_G2");
+        bench.until_only(5);
+        bench.until("its target is stopped", || !bench.active("running.target"));
+        bench.set("S0_G0_D0");
+        bench.until("its target is active", || bench.active("running.target"));
+        bench.set("Unknown");
+        bench.until("its target is stopped", || !bench.active("running.target"));
+    });
+}

@@ -61,7 +61,7 @@ fn main() -> Result<ExitCode> {
 async fn serve(address: &str) -> Result<()> {
     let mut host = Host::new(0);
     host.timing.settle = Duration::ZERO;
-    let settings = Settings { hosts: vec![host], buses: vec![Bus { bus: 3, hosts: vec![0] }] };
+    let settings = Settings { hosts: vec![host], buses: vec![Bus::new(3, vec![0])], ..Settings::default() };
     let connection = zbus::connection::Builder::address(address).build().await?;
     let daemon = Daemon::new(settings, Clock::default(), connection, Supervisor::silent());
     daemon.run(std::future::pending()).await?;

@@ -68,8 +68,8 @@ impl Setup {
         host.evidence = self.evidence;
         host.timing = self.timing;
         host.has_dimms = true;
-        let buses = BUSES.map(|bus| Bus { bus, hosts: vec![0] }).into();
-        Settings { hosts: vec![host], buses }
+        let buses = BUSES.map(|bus| Bus::new(bus, vec![0])).into();
+        Settings { hosts: vec![host], buses, ..Settings::default() }
     }
 }
 

@@ -37,6 +37,7 @@ use crate::{
         power_state::{Outcome, PowerState},
         systemd::Systemd,
     },
+    config::Targets,
     logic::machine::{Effect, Event, SetId},
     shell::{
         event_loop::{Input, Output},
@@ -124,18 +125,19 @@ impl Bus {
         connection: Connection,
         supervisor: Supervisor,
         tree: Tree,
-        host_ids: Vec<u32>,
+        hosts: Vec<(u32, Targets)>,
         storage: Option<Storage>,
         inputs: UnboundedSender<Input>,
         outputs: UnboundedReceiver<Output>,
     ) -> Self {
+        let (host_ids, targets): (Vec<u32>, Vec<Targets>) = hosts.into_iter().unzip();
         Self {
             stream: MessageStream::from(&connection),
             connection,
             supervisor,
             power_state: PowerState::new(host_ids.iter().copied()),
             host_ids,
-            systemd: Systemd::default(),
+            systemd: Systemd::new(targets),
             mapper: Mapper::new(tree.acpi.iter().map(|object| object.path().to_owned())),
             callers: Callers::default(),
             own_uid: rustix::process::geteuid().as_raw(),
@@ -386,9 +388,7 @@ impl Bus {
         match output {
             Output::Effect(host, effect) => match effect {
                 Effect::Unit(order) => {
-                    if let Some(id) = self.host_ids.get(host) {
-                        out.extend(self.systemd.order(*id, order)?);
-                    }
+                    out.extend(self.systemd.order(host, order)?);
                 }
                 // The first two are handled with the answers, the next two by the event loop itself;
                 // sensors, fans and boot progress have no adapter yet.

@@ -23,7 +23,8 @@ use crate::{
     shell::permits::HostIndex,
 };
 
-/// What a host's three values are.
+/// What a host's three values are, in the order in which they are read: chassis first (rule 9), the host
+/// last, since rule 6 decides as soon as it has both, and must know OS status by then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
     Chassis,
@@ -32,8 +33,6 @@ enum Kind {
 }
 
 impl Kind {
-    /// In the order in which they are read. The host's comes last: rule 6 decides as soon as chassis and host are known,
-    /// and must know by then what POST status says. Whoever serves both answers in this order.
     const ALL: [Self; 3] = [Self::Chassis, Self::Os, Self::Host];
 
     const fn interface(self) -> &'static str {

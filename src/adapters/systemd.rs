@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Starts and stops the targets through `org.freedesktop.systemd1`, and follows the jobs.
 //!
-//! Owns: unit names and outstanding jobs. Must never: hold up anything else; whatever systemd does,
+//! Owns: outstanding jobs. The units' names are the configuration's. Must never: hold up anything else; whatever systemd does,
 //! or does not, is logged and no more.
 
 use std::{
@@ -13,7 +13,9 @@ use zbus::{Message, ObjectPath};
 
 use crate::{
     adapters::bus::call_bus,
+    config::Targets,
     logic::machine::{Target, UnitOrder},
+    shell::permits::HostIndex,
 };
 
 const SYSTEMD: &str = "org.freedesktop.systemd1";
@@ -26,6 +28,8 @@ const MOST_OUTSTANDING: usize = 64;
 /// The calls and jobs under way.
 #[derive(Debug, Default)]
 pub(crate) struct Systemd {
+    /// The units of each host, in the order of the hosts.
+    targets: Vec<Targets>,
     /// Unit of each call that has no reply yet, and whether it starts it.
     calls: BTreeMap<NonZeroU32, (String, bool)>,
     /// Unit of each job, by its object path.
@@ -35,6 +39,11 @@ pub(crate) struct Systemd {
 }
 
 impl Systemd {
+    /// For hosts with these units.
+    pub(crate) fn new(targets: Vec<Targets>) -> Self {
+        Self { targets, ..Self::default() }
+    }
+
     /// The calls to begin with: without Subscribe the manager sends no `JobRemoved`.
     pub(crate) fn start() -> zbus::Result<Vec<Message>> {
         let rule = format!(
@@ -44,7 +53,8 @@ impl Systemd {
     }
 
     /// The calls an order of this host means.
-    pub(crate) fn order(&mut self, host: u32, order: UnitOrder) -> zbus::Result<Vec<Message>> {
+    pub(crate) fn order(&mut self, host: HostIndex, order: UnitOrder) -> zbus::Result<Vec<Message>> {
+        let Some(names) = self.targets.get(host).cloned() else { return Ok(Vec::new()) };
         let (member, targets): (_, &[Target]) = match &order {
             UnitOrder::Start(target) => ("StartUnit", std::slice::from_ref(target)),
             UnitOrder::Restart(target) => ("RestartUnit", std::slice::from_ref(target)),
@@ -52,13 +62,12 @@ impl Systemd {
         };
         let mut calls = Vec::new();
         for target in targets {
-            let name = match target {
-                Target::S0 => "host-s0-state",
-                Target::S2 => "host-s2-state",
-                Target::S5 => "host-s5-state",
+            let units = match target {
+                Target::S0 => &names.s0,
+                Target::S2 => &names.s2,
+                Target::S5 => &names.s5,
             };
-            let plain = (host == 0).then(|| format!("{name}.target"));
-            for unit in plain.into_iter().chain([format!("{name}@{host}.target")]) {
+            for unit in units {
                 if self.calls.len() >= MOST_OUTSTANDING {
                     self.note("does not answer", || {
                         tracing::warn!("systemd does not answer; {member} {unit} is left out");
@@ -66,7 +75,7 @@ impl Systemd {
                     continue;
                 }
                 let call = manager(member, &(unit.as_str(), "replace"))?;
-                self.calls.insert(call.primary_header().serial_num(), (unit, member != "StopUnit"));
+                self.calls.insert(call.primary_header().serial_num(), (unit.clone(), member != "StopUnit"));
                 calls.push(call);
             }
         }

@@ -20,9 +20,9 @@ pub enum Host {
     Running,
     /// `TransitioningToOff`: not running any more, but nothing to suspect.
     TransitioningToOff,
-    /// `Off`, `Standby`, `TransitioningToRunning`: off for good when it lasts `host_off`.
+    /// `Off`, `Standby`: off for good when it lasts `host_off`.
     Off,
-    /// `Quiesced`, `DiagnosticMode`: not running, and time says nothing.
+    /// `Quiesced`, `DiagnosticMode`, `TransitioningToRunning`: neither running nor off, however long it lasts.
     Halted,
 }
 
@@ -59,8 +59,8 @@ impl Host {
         match member(value, "xyz.openbmc_project.State.Host.HostState.")? {
             "Running" => Some(Self::Running),
             "TransitioningToOff" => Some(Self::TransitioningToOff),
-            "Off" | "Standby" | "TransitioningToRunning" => Some(Self::Off),
-            "Quiesced" | "DiagnosticMode" => Some(Self::Halted),
+            "Off" | "Standby" => Some(Self::Off),
+            "Quiesced" | "DiagnosticMode" | "TransitioningToRunning" => Some(Self::Halted),
             _ => None,
         }
     }
@@ -132,7 +132,7 @@ mod tests {
             ("TransitioningToOff", Some(Host::TransitioningToOff)),
             ("Off", Some(Host::Off)),
             ("Standby", Some(Host::Off)),
-            ("TransitioningToRunning", Some(Host::Off)),
+            ("TransitioningToRunning", Some(Host::Halted)),
             ("Quiesced", Some(Host::Halted)),
             ("DiagnosticMode", Some(Host::Halted)),
             ("Dancing", None),

@@ -553,9 +553,10 @@ impl Machine {
         let power = match (self.chassis.last(), self.host.last()) {
             (Some(Chassis::Off), _) => Some(Chassis::Off),
             (chassis, Some(host)) if self.settings.evidence.host_off_is_off => match host {
-                Host::Running => Some(Chassis::On),
+                // A host that is neither off nor running has power, for all we know.
+                Host::Running | Host::Halted => Some(Chassis::On),
                 Host::Off if self.host_off_for_long() => Some(Chassis::Off),
-                Host::Off | Host::Halted | Host::TransitioningToOff => self.power.or(chassis),
+                Host::Off | Host::TransitioningToOff => self.power.or(chassis),
             },
             (chassis, _) => chassis,
         };

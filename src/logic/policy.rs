@@ -208,10 +208,11 @@ impl Machine {
         if reasons.is_empty() && !self.is_open() { vec![GateReason::Settling] } else { reasons }
     }
 
-    /// Whether this host minds a transfer on a bus that carries its DIMMs.
+    /// Whether this host lets others transfer on a bus that carries its DIMMs. An Off is worth that only
+    /// while its service stands by it.
     #[must_use]
     pub fn allows_bus(&self) -> bool {
-        self.is_open() || self.is_off()
+        self.is_open() || (self.is_off() && !self.evidence_is_missing())
     }
 
     /// The groups `dimm` and `s0`.

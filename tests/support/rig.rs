@@ -76,7 +76,7 @@ impl Rig {
     ) -> Self {
         let bus = bus.into();
         let mut settings = Settings::default();
-        settings.buses.push(Bus { bus: 3, hosts: vec![0] });
+        settings.buses.push(Bus::new(3, vec![0]));
         change(&mut settings);
         let (stop, stopped) = oneshot::channel();
         let (to_us, permits) = mpsc::channel();

@@ -399,7 +399,7 @@ impl Watcher {
         let off_for = self.now.since(self.host_since);
         let power = match (self.chassis, self.host) {
             (Some(Chassis::Off), _) => Some(Chassis::Off),
-            (_, Some(Host::Running)) if by_host => Some(Chassis::On),
+            (_, Some(Host::Running | Host::Halted)) if by_host => Some(Chassis::On),
             (_, Some(Host::Off)) if by_host && off_for >= self.settings.timing.host_off => Some(Chassis::Off),
             (chassis, Some(_)) if by_host => self.power.or(chassis),
             (chassis, _) => chassis,

@@ -127,6 +127,7 @@ fn settings() -> impl Strategy<Value = config::Host> {
         thermal_grace: Duration::from_millis(100),
         hold_after: Duration::from_secs(7),
         max_resets: 2,
+        ..config::Timing::default()
     };
     let timing = prop_oneof![4 => Just(config::Timing::default()), 1 => Just(odd)];
     (any::<[bool; 5]>(), timing).prop_map(|([trusted, s0, s2, off, has_dimms], timing)| config::Host {

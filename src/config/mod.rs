@@ -1,0 +1,454 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The daemon's settings: design section 6, read and checked.
+//!
+//! In stages: `json` reads the text, `keys` says for each key what may stand there, what stands there by default
+//! and what it means, `check` looks at the keys together. All that is wrong is told at once. The types here are the
+//! result. Must never: touch anything but the one file, or make use of a configuration that has a mistake.
+//!
+//! A duration is in the daemon's clock, except `ack_cap` and a bus's `timeout`, which are real time.
+
+mod check;
+mod json;
+mod keys;
+mod problem;
+#[cfg(test)]
+mod reference;
+mod value;
+
+use std::{
+    fs::File,
+    io::{ErrorKind, Read as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use self::{json::Json, problem::Problems, value::Value as _};
+pub use self::{
+    keys::{Device, Group},
+    problem::{Problem, Refused},
+};
+
+/// Where the configuration is, the first that is there.
+pub const FILES: [&str; 2] = ["/etc/acpi-stated/config.json", "/usr/share/acpi-stated/config.json"];
+/// No configuration is this long; something else is meant.
+const LONGEST: u64 = 1 << 20;
+
+/// Everything the daemon is told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The hosts, in the order of the configuration.
+    pub hosts: Vec<Host>,
+    /// The guarded buses.
+    pub buses: Vec<Bus>,
+    /// The sensors to publish.
+    pub sensors: Vec<Sensor>,
+    /// Where events go.
+    pub events: Events,
+}
+
+/// One host.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// The number in its D-Bus paths and unit names.
+    pub id: u32,
+    /// What its power evidence is worth.
+    pub evidence: Evidence,
+    /// Its times.
+    pub timing: Timing,
+    /// Whether `dimm` sensors are configured; the fans wait for one of them to answer.
+    pub has_dimms: bool,
+    /// The units of its states.
+    pub targets: Targets,
+    /// The fans of its DIMMs.
+    pub fans: Fans,
+    /// D-Bus path of the sensor of its CPU power.
+    pub cpu_power_sensor: Option<String>,
+    /// What gives the SPD bus to it.
+    pub spd_mux: Option<SpdMux>,
+    /// Units to stop before a Set that closes the gate is answered.
+    pub quiesce: Vec<String>,
+}
+
+/// What the board's power evidence is worth (design 3.2, rules 7 and 8).
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "four independent answers about a board, as its configuration gives them"
+)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Evidence {
+    /// `OperatingSystemState` follows POST complete, and nothing else.
+    pub post_complete_trusted: bool,
+    /// A trusted POST complete makes any state `S0_G0_D0`: firmware that never reports.
+    pub s0_from_post_complete: bool,
+    /// Power-on makes an off-like state `S2_D2`: firmware that does not report S2.
+    pub s2_from_power_on: bool,
+    /// A host that is Off for `host_off` counts as chassis Off.
+    pub host_off_is_off: bool,
+}
+
+/// The times of design section 6, and the one limit beside them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Timing {
+    /// The longest a host waits for the answer to its Set, in real time.
+    pub ack_cap: Duration,
+    /// How long all conditions must hold before the gate opens.
+    pub settle: Duration,
+    /// How long the host must run again before a suspected reset is one.
+    pub reset_confirm: Duration,
+    /// How long the host must be Off before it counts as off.
+    pub host_off: Duration,
+    /// The longest the gate may stay closed under power.
+    pub deadline: Duration,
+    /// The longest a powered host may show no sign of life.
+    pub silent_after: Duration,
+    /// In place of `settle` where a working state was only restored.
+    pub restore_settle: Duration,
+    /// How long thermal sensors may need after power-on.
+    pub thermal_grace: Duration,
+    /// How long the gate may be closed outside POST before the DIMM fans are held.
+    pub hold_after: Duration,
+    /// How many resets within one boot are still no boot loop.
+    pub max_resets: u32,
+}
+
+/// The units that the states of one host start; often one, never none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Targets {
+    /// In a working state.
+    pub s0: Vec<String>,
+    /// In S2.
+    pub s2: Vec<String>,
+    /// In an off-like state.
+    pub s5: Vec<String>,
+}
+
+/// The fans of one host's DIMMs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fans {
+    /// D-Bus paths of fan control's zones.
+    pub zones: Vec<String>,
+    /// D-Bus paths of the fans' `Control.FanPwm`.
+    pub pwm: Vec<String>,
+    /// The speed during a boot, of 255.
+    pub s2_pwm: u32,
+    /// The speed for a boot that went wrong, of 255.
+    pub stall_pwm: u32,
+    /// D-Bus paths of the sensors that are watched while the fans are held.
+    pub guard_sensors: Vec<String>,
+}
+
+/// A mux that gives a bus to the host or to the BMC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpdMux {
+    /// The GPIO line.
+    pub line: String,
+    /// The level that gives it to the host.
+    pub host_level: bool,
+}
+
+/// A guarded bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bus {
+    /// Linux I2C bus number.
+    pub bus: u32,
+    /// Ids of the hosts whose DIMMs it carries.
+    pub hosts: Vec<u32>,
+    /// The kernel's timeout of one transfer.
+    pub timeout: Duration,
+}
+
+/// A temperature sensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sensor {
+    /// The last element of its D-Bus path.
+    pub name: String,
+    /// Id of the host it belongs to.
+    pub host: u32,
+    /// When it may be read.
+    pub group: Group,
+    /// Where it is read.
+    pub source: Source,
+    /// How often.
+    pub poll: Duration,
+    /// It must be there.
+    pub required: bool,
+    /// The warning thresholds.
+    pub warning: Limits,
+    /// The critical thresholds.
+    pub critical: Limits,
+    /// D-Bus path of the inventory item it belongs to.
+    pub chassis: Option<String>,
+}
+
+/// Where a sensor is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// From a device on a guarded bus; with [`Device::Hwmon`] through the file of the driver bound to it.
+    Device {
+        /// What it is.
+        device: Device,
+        /// Linux I2C bus number.
+        bus: u32,
+        /// Its address there.
+        address: u8,
+    },
+    /// From a file that reads like hwmon's.
+    File(PathBuf),
+}
+
+/// A pair of thresholds, in degrees Celsius.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Limits {
+    /// An alarm below this.
+    pub low: Option<f64>,
+    /// An alarm above this.
+    pub high: Option<f64>,
+}
+
+/// Where events go besides the journal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Events {
+    /// Redfish's event log.
+    pub redfish: bool,
+    /// IPMI's system event log.
+    pub sel: bool,
+    /// `phosphor-logging`.
+    pub logging: bool,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self::new(&keys::Timing::default(), &keys::Fans::default())
+    }
+}
+
+impl Host {
+    /// A host with every default.
+    #[must_use]
+    pub fn new(id: u32) -> Self {
+        Self::from(&keys::Host::new(id))
+    }
+}
+
+impl Bus {
+    /// A bus that carries DIMMs of these hosts.
+    #[must_use]
+    pub fn new(bus: u32, hosts: Vec<u32>) -> Self {
+        Self { bus, hosts, timeout: check::millis(keys::TIMEOUT_MS) }
+    }
+}
+
+impl Default for Settings {
+    /// Host 0 with every default, and no guarded bus.
+    fn default() -> Self {
+        Self { hosts: vec![Host::new(0)], buses: Vec::new(), sensors: Vec::new(), events: Events::default() }
+    }
+}
+
+/// A configuration that can be used.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// Where it came from. `None`: nowhere, it is all defaults.
+    pub file: Option<PathBuf>,
+    /// What the daemon works with.
+    pub settings: Settings,
+    /// What will not be as good as it could be.
+    pub warnings: Vec<Problem>,
+    /// All keys with what they are.
+    effective: keys::Config,
+}
+
+impl Loaded {
+    /// The effective configuration with all defaults; read again, it is the same.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        self.effective.write().pretty()
+    }
+
+    /// One line that says what it is, for who wants to know that it can be used.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let count =
+            |number, one: &str, more: &str| format!("{number} {}", if number == 1 { one } else { more });
+        let Settings { hosts, buses, sensors, events: _ } = &self.settings;
+        format!(
+            "{}: ok: {}, {}, {}",
+            self.file.as_deref().map_or("defaults".into(), Path::to_string_lossy),
+            count(hosts.len(), "host", "hosts"),
+            count(buses.len(), "guarded bus", "guarded buses"),
+            count(sensors.len(), "sensor", "sensors"),
+        )
+    }
+
+    /// One line for each warning.
+    pub fn warning_lines(&self) -> impl Iterator<Item = String> + '_ {
+        let nowhere = self.file.is_none().then(|| {
+            let [first, second] = FILES;
+            format!("there is neither {first} nor {second}: host 0 with every default, and no bus is guarded")
+        });
+        let file = self.file.as_deref();
+        let warnings = file.map(|file| self.warnings.iter().map(move |w| format!("{}: {w}", file.display())));
+        nowhere.into_iter().chain(warnings.into_iter().flatten())
+    }
+}
+
+/// Loads `file`, or else the first of [`FILES`] that is there, or else the defaults.
+pub fn load(file: Option<&Path>) -> Result<Loaded, Refused> {
+    match file {
+        Some(file) => load_opened(file, File::open(file)),
+        None => load_first(&FILES),
+    }
+}
+
+fn load_first(files: &[&str]) -> Result<Loaded, Refused> {
+    for file in files.iter().map(Path::new) {
+        match File::open(file) {
+            // One that is there and cannot be opened is what was meant.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            opened => return load_opened(file, opened),
+        }
+    }
+    parse(b"{}").map_err(|problems| Refused { file: PathBuf::new(), problems })
+}
+
+fn load_opened(file: &Path, opened: std::io::Result<File>) -> Result<Loaded, Refused> {
+    let refused = |problems| Refused { file: file.to_owned(), problems };
+    let whole = |wrong: String, remedy: &str| {
+        let mut problems = Problems::default();
+        problems.add("", wrong, remedy);
+        refused(problems.0)
+    };
+    let mut text = Vec::new();
+    opened
+        .and_then(|opened| opened.take(LONGEST + 1).read_to_end(&mut text))
+        .map_err(|error| whole(format!("it cannot be read: {error}"), "give a file that can be"))?;
+    if text.len() as u64 > LONGEST {
+        return Err(whole("it is longer than 1 MiB".to_owned(), "give a configuration"));
+    }
+    let loaded = parse(&text).map_err(refused)?;
+    Ok(Loaded { file: Some(file.to_owned()), ..loaded })
+}
+
+/// Reads and checks the text of a configuration. What is wrong with it is all told.
+pub fn parse(text: &[u8]) -> Result<Loaded, Vec<Problem>> {
+    let json = Json::parse(text).map_err(|problem| vec![problem])?;
+    let mut problems = Problems::default();
+    let mut warnings = Problems::default();
+    let settings = keys::Config::read(&json, "", &mut problems).map(|mut effective| {
+        let settings = check::check(&mut effective, &mut problems, &mut warnings);
+        (settings, effective)
+    });
+    match settings {
+        Some((settings, effective)) if problems.0.is_empty() => {
+            Ok(Loaded { file: None, settings, warnings: warnings.0, effective })
+        }
+        Some(_) | None => Err(problems.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOWHERE: &str = "/nowhere/config.json";
+    const SLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/eight-host-sled.json");
+    const BOARD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/ast2600-one-socket.json");
+
+    #[test]
+    fn the_first_file_that_is_there() {
+        assert_eq!(load_first(&[SLED, BOARD]).unwrap().settings.hosts.len(), 8);
+        let loaded = load_first(&[NOWHERE, BOARD]).unwrap();
+        assert_eq!(loaded.file.as_deref(), Some(Path::new(BOARD)));
+        assert_eq!(loaded.settings.hosts.len(), 1);
+    }
+
+    /// It is there and cannot be read: the second is not what is meant.
+    #[test]
+    fn a_first_file_that_cannot_be_read_is_refused() {
+        let refused = load_first(&[env!("CARGO_MANIFEST_DIR"), BOARD]).unwrap_err();
+        assert_eq!(refused.file, Path::new(env!("CARGO_MANIFEST_DIR")));
+    }
+
+    #[test]
+    fn without_a_file_all_is_default_and_one_line_says_so() {
+        let loaded = load_first(&[NOWHERE]).unwrap();
+        assert_eq!(loaded.file, None);
+        assert_eq!(format!("{:?}", loaded.settings), format!("{:?}", Settings::default()));
+        let lines: Vec<String> = loaded.warning_lines().collect();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+    }
+
+    /// The example of a whole configuration, as the daemon works with it.
+    #[test]
+    fn what_a_file_says_is_what_is_set() {
+        let settings = load(Some(Path::new(BOARD))).unwrap().settings;
+        let [host] = settings.hosts.as_slice() else { panic!("{settings:?}") };
+        assert!(host.has_dimms);
+        assert_eq!(host.timing, Timing::default());
+        assert_eq!(host.fans.zones, ["/xyz/openbmc_project/settings/fanctrl/zone0"]);
+        assert_eq!(host.targets.s0, ["host-s0-state.target", "host-s0-state@0.target"]);
+        assert_eq!(settings.buses, [Bus::new(3, vec![0]), Bus::new(4, vec![0])]);
+        let sensor = settings.sensors.first().unwrap();
+        assert_eq!(
+            (sensor.name.as_str(), sensor.host, sensor.poll),
+            ("DIMM_TEMP_A1", 0, Duration::from_secs(1))
+        );
+        assert_eq!(sensor.source, Source::Device { device: Device::Jc42, bus: 3, address: 0x18 });
+        assert_eq!(sensor.warning, Limits { low: None, high: Some(85.0) });
+
+        let sled = load(Some(Path::new(SLED))).unwrap().settings;
+        let units: Vec<_> = sled.hosts.iter().map(|host| host.targets.s2.last().unwrap().as_str()).collect();
+        assert_eq!(units.first(), Some(&"host-s2-state@0.target"));
+        assert_eq!(units.last(), Some(&"host-s2-state@7.target"));
+        assert_eq!(sled.hosts.last().unwrap().targets.s2.len(), 1);
+        assert_eq!(sled.buses.last(), Some(&Bus::new(23, vec![7])));
+    }
+
+    #[test]
+    fn every_key_of_a_host_arrives() {
+        let text = br#"{ "hosts": [{ "id": 2,
+            "evidence": { "post_complete": "trusted", "s0_from_post_complete": true, "s2_from_power_on": true, "host_off_is_off": true },
+            "timing": { "ack_cap_ms": 2000, "settle": 1, "reset_confirm": 2, "host_off": 3, "deadline": 4, "silent_after": 5,
+                        "restore_settle": 6, "thermal_grace": 7.5, "max_resets": 8 },
+            "targets": { "s0": "a.target", "s2": "b.target", "s5": "c.service" },
+            "fans": { "zones": ["/z"], "pwm": ["/p"], "s2_pwm": 10, "stall_pwm": 20, "hold_after": 9, "guard_sensors": ["/g"] },
+            "cpu_power_sensor": "/c", "spd_mux": { "line": "MUX", "host_level": 0 }, "quiesce": ["q.service"] }] }"#;
+        let settings = parse(text).unwrap().settings;
+        let [host] = settings.hosts.as_slice() else { panic!("{settings:?}") };
+        let seconds = Duration::from_secs;
+        assert_eq!(host.id, 2);
+        assert_eq!(
+            host.evidence,
+            Evidence {
+                post_complete_trusted: true,
+                s0_from_post_complete: true,
+                s2_from_power_on: true,
+                host_off_is_off: true
+            }
+        );
+        assert_eq!(
+            host.timing,
+            Timing {
+                ack_cap: seconds(2),
+                settle: seconds(1),
+                reset_confirm: seconds(2),
+                host_off: seconds(3),
+                deadline: seconds(4),
+                silent_after: seconds(5),
+                restore_settle: seconds(6),
+                thermal_grace: Duration::from_millis(7500),
+                hold_after: seconds(9),
+                max_resets: 8,
+            }
+        );
+        let one = |name: &str| vec![name.to_owned()];
+        assert_eq!(host.targets, Targets { s0: one("a.target"), s2: one("b.target"), s5: one("c.service") });
+        assert_eq!(
+            host.fans,
+            Fans { zones: one("/z"), pwm: one("/p"), s2_pwm: 10, stall_pwm: 20, guard_sensors: one("/g") }
+        );
+        assert_eq!(host.cpu_power_sensor.as_deref(), Some("/c"));
+        assert_eq!(host.spd_mux, Some(SpdMux { line: "MUX".to_owned(), host_level: false }));
+        assert_eq!(host.quiesce, one("q.service"));
+    }
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is wrong with a configuration, as a person is told.
+
+use std::{fmt, path::PathBuf};
+
+use super::json::Json;
+
+/// One thing that is wrong, or that gives a warning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The key's path, as `hosts[0].timing.settle`; or line and column; empty: the whole file.
+    pub at: String,
+    /// The value that stands there, if it matters.
+    pub found: Option<String>,
+    /// What is wrong.
+    pub wrong: String,
+    /// What would be right.
+    pub remedy: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.at.is_empty() {
+            write!(f, "{}: ", self.at)?;
+        }
+        if let Some(found) = &self.found {
+            write!(f, "{found}: ")?;
+        }
+        write!(f, "{}; {}", self.wrong, self.remedy)
+    }
+}
+
+/// A configuration that cannot be used, and everything that is wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The file.
+    pub file: PathBuf,
+    /// At least one.
+    pub problems: Vec<Problem>,
+}
+
+impl Refused {
+    /// One line for each problem.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        self.problems.iter().map(|problem| format!("{}: {problem}", self.file.display()))
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<String> = self.lines().collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// The problems of one configuration while it is looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Problems(pub(crate) Vec<Problem>);
+
+impl Problems {
+    pub(crate) fn add(&mut self, at: &str, wrong: impl Into<String>, remedy: impl Into<String>) {
+        self.0.push(Problem { at: at.to_owned(), found: None, wrong: wrong.into(), remedy: remedy.into() });
+    }
+
+    /// Something is wrong there already: what follows from it is not worth telling.
+    pub(crate) fn told(&self, at: &str) -> bool {
+        self.0.iter().any(|problem| problem.at == at)
+    }
+
+    /// What must be there is not.
+    pub(crate) fn missing(&mut self, at: &str, wrong: &str, remedy: impl Into<String>) {
+        if !self.told(at) {
+            self.add(at, wrong, remedy);
+        }
+    }
+
+    pub(crate) fn found(
+        &mut self,
+        at: &str,
+        found: &Json,
+        wrong: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        let found = Some(found.shortened());
+        self.0.push(Problem { at: at.to_owned(), found, wrong: wrong.into(), remedy: remedy.into() });
+    }
+}
