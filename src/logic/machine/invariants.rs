@@ -468,7 +468,9 @@ impl Watcher {
             let since = self.steady_since.unwrap_or(now);
             unlocked = now >= since + self.settings.timing.restore_settle;
         }
-        if unlocked || (before.locked && entered) {
+        // A very late wake-up may bring the decision and what ends its lock in one step.
+        let inferred = entered && !matches!(machine.cause(), Cause::Startup | Cause::Restored);
+        if unlocked || (before.locked && entered) || inferred {
             self.locked = false;
         }
         self.steady_since = if steady { self.steady_since.or(Some(now)) } else { None };
