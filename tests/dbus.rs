@@ -547,6 +547,32 @@ async fn a_flood_of_sets_is_answered_in_bounded_memory() {
     assert!(grown <= 256, "{grown} KiB more private dirty memory");
 }
 
+/// Sets that come before the bus has said whose they are cannot be held back, so only so many are kept.
+#[tokio::test]
+async fn a_flood_of_an_unknown_caller_is_answered_too() {
+    let rig = Rig::start().await;
+    let client = connect(rig.bus.address()).await;
+    let sets: Vec<_> = (0..2_000)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                let arguments = (NAME, "SysACPIStatus", state("S2_D2"));
+                let set = client.call_method(Some(NAME), PATH, Some(PROPERTIES), "Set", &arguments);
+                timeout(PATIENCE, set).await.expect("answered")
+            })
+        })
+        .collect();
+    let mut done = 0;
+    for set in sets {
+        match set.await.unwrap() {
+            Ok(_) => done += 1,
+            refused => assert_eq!(error_of(refused), "LimitsExceeded"),
+        }
+    }
+    assert!(done >= 512, "{done}");
+    assert_eq!(rig.state().await.as_deref(), Some("S2_D2"));
+}
+
 #[tokio::test]
 async fn the_program_ends_with_69_when_the_bus_is_lost_or_absent() {
     let bus = PrivateBus::start().unwrap();

@@ -42,7 +42,6 @@ use crate::{
     logic::machine::{Effect, Event, SetId},
     shell::{
         event_loop::{Input, Output},
-        permits::HostIndex,
         store::Storage,
         supervisor::Supervisor,
     },
@@ -110,21 +109,14 @@ pub(crate) struct Bus {
     own_uid: u32,
     awaited: BTreeMap<NonZeroU32, Awaited>,
     retry_at: Option<Instant>,
-    /// Sets whose caller's uid is not known yet, and what came after them: it must not overtake them.
-    held: VecDeque<Held>,
+    /// Sets whose caller's uid is not known yet.
+    unverified: VecDeque<(Message, Ask)>,
     /// Calls that the event loop has and will answer.
     waiting: BTreeMap<SetId, Message>,
     last_id: u32,
     storage: Option<Storage>,
     inputs: UnboundedSender<Input>,
     outputs: UnboundedReceiver<Output>,
-}
-
-/// Something on its way to the event loop.
-#[derive(Debug)]
-enum Held {
-    Set(Message, Ask),
-    Event(HostIndex, Event),
 }
 
 impl Bus {
@@ -152,7 +144,7 @@ impl Bus {
             tree,
             awaited: BTreeMap::new(),
             retry_at: None,
-            held: VecDeque::new(),
+            unverified: VecDeque::new(),
             waiting: BTreeMap::new(),
             last_id: 0,
             storage,
@@ -222,8 +214,8 @@ impl Bus {
             return self.take(outcome?).await;
         }
         if let Some((host, event)) = self.mapper.returned(serial, reply) {
-            self.held.push_back(Held::Event(host, event));
-            return self.release().await;
+            self.input(Input::Event(host, event));
+            return Ok(());
         }
         let good = reply.message_type() == Type::MethodReturn;
         match self.awaited.remove(&serial) {
@@ -274,54 +266,58 @@ impl Bus {
             let at = Instant::now() + wait;
             self.retry_at = Some(self.retry_at.map_or(at, |earlier| earlier.min(at)));
         }
-        self.held.extend(outcome.events.into_iter().map(|(host, event)| Held::Event(host, event)));
-        if !outcome.calls.is_empty() {
-            self.connection.send_all(&outcome.calls).await?;
+        for (host, event) in outcome.events {
+            self.input(Input::Event(host, event));
         }
-        self.release().await
+        Ok(self.connection.send_all(&outcome.calls).await?)
     }
 
-    /// A Set goes on once it is known that its caller may.
+    /// A Set arrives when it is known that its caller may: what comes meanwhile does not wait for that.
     async fn verify(&mut self, call: Message, ask: Ask) -> Result<(), Failed> {
+        if let Some(caller) = self.caller(&call) {
+            return self.admit(caller, call, ask).await;
+        }
+        if self.unverified.len() >= MOST_UNVERIFIED {
+            return self.refuse(&call, &Refusal::limits_exceeded()).await;
+        }
         if let Some(sender) = call.header().sender().map(UniqueName::as_str)
-            && self.callers.get(sender).is_none()
             && !self.awaited.values().any(|what| matches!(what, Awaited::Uid(name) if name == sender))
         {
             let question = call_bus("GetConnectionUnixUser", &sender)?;
             self.awaited.insert(question.primary_header().serial_num(), Awaited::Uid(sender.to_owned()));
             self.connection.send(&question).await?;
         }
-        if self.held.len() >= MOST_UNVERIFIED {
-            return self.refuse(&call, &Refusal::limits_exceeded()).await;
-        }
-        self.held.push_back(Held::Set(call, ask));
-        self.release().await
+        self.unverified.push_back((call, ask));
+        Ok(())
     }
 
-    /// Passes on what is held, in order, up to the first Set whose caller is still unknown.
+    /// What the bus knows of a call's sender, if it was asked and has answered.
+    fn caller(&self, call: &Message) -> Option<Caller> {
+        match call.header().sender() {
+            Some(sender) => self.callers.get(sender.as_str()),
+            None => Some(Caller::Gone),
+        }
+    }
+
+    /// Passes on the Sets of callers that are known by now, in their order.
     async fn release(&mut self) -> Result<(), Failed> {
-        while let Some(first) = self.held.pop_front() {
-            match first {
-                Held::Event(host, event) => self.input(Input::Event(host, event)),
-                Held::Set(call, ask) => {
-                    let caller = match call.header().sender() {
-                        Some(sender) => self.callers.get(sender.as_str()),
-                        None => Some(Caller::Gone),
-                    };
-                    match caller {
-                        None => {
-                            self.held.push_front(Held::Set(call, ask));
-                            return Ok(());
-                        }
-                        Some(Caller::Uid(uid)) if uid == 0 || uid == self.own_uid => self.ask(call, ask),
-                        Some(Caller::Uid(_) | Caller::Gone) => {
-                            self.refuse(&call, &Refusal::access_denied()).await?;
-                        }
-                    }
-                }
+        for (call, ask) in std::mem::take(&mut self.unverified) {
+            match self.caller(&call) {
+                None => self.unverified.push_back((call, ask)),
+                Some(caller) => self.admit(caller, call, ask).await?,
             }
         }
         Ok(())
+    }
+
+    async fn admit(&mut self, caller: Caller, call: Message, ask: Ask) -> Result<(), Failed> {
+        match caller {
+            Caller::Uid(uid) if uid == 0 || uid == self.own_uid => {
+                self.ask(call, ask);
+                Ok(())
+            }
+            Caller::Uid(_) | Caller::Gone => self.refuse(&call, &Refusal::access_denied()).await,
+        }
     }
 
     fn ask(&mut self, call: Message, Ask { host, request }: Ask) {
