@@ -403,6 +403,10 @@ impl Bus {
                 | Effect::Transitioned(_)
                 | Effect::DrainTimedOut
                 | Effect::Assert
+                | Effect::Quiesce(_)
+                | Effect::Unquiesce
+                | Effect::MuxToHost(_)
+                | Effect::MuxToBmc(_)
                 | Effect::BootProgress(_) => {}
             },
             Output::Track(host, view) => {

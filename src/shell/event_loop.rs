@@ -256,6 +256,10 @@ impl EventLoop {
             Effect::Publish { .. }
             | Effect::Answer(_)
             | Effect::Assert
+            | Effect::Quiesce(_)
+            | Effect::Unquiesce
+            | Effect::MuxToHost(_)
+            | Effect::MuxToBmc(_)
             | Effect::Unit(_)
             | Effect::BootProgress(_) => self.output(Output::Effect(host, effect)),
         }
