@@ -6,12 +6,15 @@
 //! - [`machine`]: one host: events in, effects out.
 //! - [`policy`]: what follows from a machine's state.
 //! - [`history`]: the log of transitions.
+//! - [`chip`] and [`reading`]: which registers of a sensor to read, and what they mean.
 
 #![deny(clippy::disallowed_macros, clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod acpi;
+pub mod chip;
 pub mod evidence;
 pub mod history;
 pub mod machine;
 pub mod policy;
+pub mod reading;
 pub mod time;
