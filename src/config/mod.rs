@@ -8,7 +8,7 @@
 //! A duration is in the daemon's clock, except `ack_cap` and a bus's `timeout`, which are real time.
 
 mod check;
-mod json;
+pub(crate) mod json;
 mod keys;
 mod problem;
 #[cfg(test)]
@@ -151,7 +151,7 @@ pub struct SpdMux {
 pub struct Bus {
     /// Linux I2C bus number.
     pub bus: u32,
-    /// Ids of the hosts whose DIMMs it carries.
+    /// Ids of the hosts whose DIMMs it carries. None: its sensors are all `thermal`, and only their own power counts.
     pub hosts: Vec<u32>,
     /// The kernel's timeout of one transfer.
     pub timeout: Duration,
@@ -168,6 +168,8 @@ pub struct Sensor {
     pub group: Group,
     /// Where it is read.
     pub source: Source,
+    /// Which of the device's sensors; `None`: the first. Of a TMP421 the first is 0, of the others 1.
+    pub channel: Option<u8>,
     /// How often.
     pub poll: Duration,
     /// It must be there.
@@ -176,6 +178,10 @@ pub struct Sensor {
     pub warning: Limits,
     /// The critical thresholds.
     pub critical: Limits,
+    /// A value is signalled when it is more than this many degrees away from the last one that was.
+    pub step: f64,
+    /// An alarm ends when the value is this many degrees back inside the threshold.
+    pub hysteresis: f64,
     /// D-Bus path of the inventory item it belongs to.
     pub chassis: Option<String>,
 }
@@ -235,6 +241,27 @@ impl Bus {
     #[must_use]
     pub fn new(bus: u32, hosts: Vec<u32>) -> Self {
         Self { bus, hosts, timeout: check::millis(keys::TIMEOUT_MS) }
+    }
+}
+
+impl Sensor {
+    /// A sensor with every default, of host `host`.
+    #[must_use]
+    pub fn new(name: String, host: u32, group: Group, source: Source) -> Self {
+        Self {
+            name,
+            host,
+            group,
+            source,
+            channel: None,
+            poll: keys::POLL.0,
+            required: false,
+            warning: Limits::default(),
+            critical: Limits::default(),
+            step: keys::STEP.0,
+            hysteresis: keys::HYSTERESIS.0,
+            chassis: None,
+        }
     }
 }
 

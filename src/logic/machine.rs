@@ -177,7 +177,7 @@ pub enum Event {
     SignOfLife,
     /// What the CPU's power sensor shows.
     CpuPower(CpuPower),
-    /// A transfer hangs on a bus that carries this host's DIMMs, or none does any more.
+    /// A transfer on a bus that matters to this host does not end, or has.
     BusStuck(bool),
     /// Another daemon may scan a bus that carries this host's DIMMs, or none may any more.
     UnguardedBus(bool),

@@ -160,13 +160,13 @@ impl Machine {
     /// while its service stands by it.
     #[must_use]
     pub fn allows_bus(&self) -> bool {
-        self.is_open() || (self.is_off() && !self.evidence_is_missing())
+        self.has_bus() || (self.is_off() && !self.evidence_is_missing())
     }
 
-    /// The groups `dimm` and `s0`.
+    /// The groups `dimm` and `s0`: with the gate, and where there is an SPD mux, with its way back.
     #[must_use]
     pub fn dimm_sensors(&self) -> SensorMode {
-        if self.is_open() { SensorMode::Read } else { SensorMode::Unavailable }
+        if self.has_bus() { SensorMode::Read } else { SensorMode::Unavailable }
     }
 
     /// The group `thermal`.

@@ -740,7 +740,8 @@ impl Watcher {
         let expected = self.open();
         self.claim(I::GateConditions, true, open == expected, machine)?;
         let read = machine.dimm_sensors() == SensorMode::Read;
-        self.claim(I::GateShown, true, open == machine.gate_reasons().is_empty() && open == read, machine)?;
+        self.claim(I::GateShown, true, open == machine.gate_reasons().is_empty(), machine)?;
+        self.claim(I::Bus, true, read == machine.has_bus(), machine)?;
 
         let opened = open && !before.open;
         let settled = before.state.is_working()
