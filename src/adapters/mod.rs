@@ -3,9 +3,12 @@
 
 pub mod acpi_object;
 pub mod blacklist;
+mod boot_progress;
 pub mod bus;
 mod callers;
+mod cpu_power;
 mod dispatch;
+mod event_log;
 pub mod fans;
 pub mod hwmon;
 pub mod i2c;

@@ -25,17 +25,19 @@ pub(crate) enum Plain {
     Unsigned(u64),
     Double(f64),
     Text(String),
+    /// Anything else.
+    Other,
 }
 
 impl Plain {
-    fn of(value: &Variant<'_>) -> Option<Self> {
+    pub(crate) fn of(value: &Variant<'_>) -> Option<Self> {
         match value {
             Variant::Variant(inner) => Self::of(inner),
             Variant::Bool(value) => Some(Self::Bool(*value)),
             Variant::U64(value) => Some(Self::Unsigned(*value)),
             Variant::F64(value) => Some(Self::Double(*value)),
             Variant::Str(value) => Some(Self::Text(value.as_str().to_owned())),
-            _ => None,
+            _ => Some(Self::Other),
         }
     }
 }
