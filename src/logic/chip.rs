@@ -9,7 +9,7 @@
 use super::reading::{self, ALL_ONES, Celsius, Fault};
 use crate::config::Device;
 
-/// One SMBus read.
+/// One `SMBus` read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Access {
     /// Read Byte Data from this register.
@@ -278,16 +278,14 @@ impl Chip {
                 fit(bits & 0xf800 == 0, "its configuration register is not that of a JC42.4 sensor")?;
                 fit(bits & 0x0100 == 0, OFF)?;
             }
-            // MR26 bit 0: sensor disabled.
-            Kind::Spd5118 => fit(byte & 0x01 == 0, OFF)?,
+            // MR26 bit 0: sensor disabled. TMP75 and LM75 bit 0: shutdown.
+            Kind::Spd5118 | Kind::Tmp75 | Kind::Lm75 => fit(byte & 0x01 == 0, OFF)?,
             // Bit 6: stopped. Bit 5: the eighths are to be read first. Bit 2: extended range.
             Kind::Sbtsi => {
                 fit(byte & 0x40 == 0, OFF)?;
                 self.part_first = byte & 0x20 != 0;
                 self.extended = byte & 0x04 != 0;
             }
-            // Bit 0: shutdown.
-            Kind::Tmp75 | Kind::Lm75 => fit(byte & 0x01 == 0, OFF)?,
             // Configuration 1, bit 6: shutdown. Bit 2: extended range.
             Kind::Tmp421 => {
                 fit(byte & 0x40 == 0, OFF)?;
@@ -445,7 +443,9 @@ mod tests {
 
     #[test]
     fn each_device_is_identified_and_then_read() {
-        let table: [(Device, u8, &[Access], &[Access], f64); 13] = [
+        /// Device, channel, what identifies it, what is read, degrees.
+        type Row = (Device, u8, &'static [Access], &'static [Access], f64);
+        let table: [Row; 13] = [
             (Device::Jc42, 0, &[Word(0x06), Word(0x00), Word(0x01)], &[Word(0x05)], 25.0),
             (Device::Spd5118, 0, &[Word(0x00), Byte(0x05), Byte(0x1a)], &[Word(0x31)], 25.0),
             (Device::Sbtsi, 0, &[Byte(0x03)], &[Byte(0x01), Byte(0x10)], 25.125),
@@ -620,7 +620,12 @@ mod tests {
             match device {
                 Device::Sbtsi => registers.insert(0x03, vec![variant]),
                 Device::Tmp421 => registers.insert(0x09, vec![variant & 0x04]),
-                _ => None,
+                Device::Jc42
+                | Device::Spd5118
+                | Device::Tmp75
+                | Device::Lm75
+                | Device::Pmbus
+                | Device::Hwmon => None,
             };
             let mut chip = chip(device, channel);
             for _ in 0..80 {

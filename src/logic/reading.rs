@@ -4,7 +4,7 @@
 //! Owns: the number formats of the devices, and what is believable. Must never: know which register comes next
 //! ([`chip`](super::chip) does), or talk to a device.
 //!
-//! Words are as SMBus Read Word gives them: the first byte on the wire is the low one.
+//! Words are as `SMBus` Read Word gives them: the first byte on the wire is the low one.
 
 use std::fmt;
 
@@ -81,7 +81,7 @@ const fn signed(bits: u16, width: u32) -> i16 {
     high >> unused
 }
 
-/// JC42.4 and TSE2004av, register 0x05, high byte first: bit 12 the sign, bits 11-0 the value in 1/16 degree. Bits
+/// JC42.4 and `TSE2004av`, register 0x05, high byte first: bit 12 the sign, bits 11-0 the value in 1/16 degree. Bits
 /// 15-13 are flags: above critical, above and below the window.
 pub(super) fn jc42(word: u16) -> f64 {
     f64::from(signed(word.swap_bytes(), 13)) / 16.0
@@ -259,7 +259,7 @@ mod tests {
         assert_eq!(sbtsi(0xff, 0xe0, true), 206.875);
     }
 
-    /// TPS40425 (SLUSBO6), READ_TEMPERATURE_2; LTC2978, table of formats; Artesyn iHP, READ_TEMPERATURE_1.
+    /// TPS40425 (SLUSBO6), READ TEMPERATURE 2; LTC2978, table of formats; Artesyn iHP, READ TEMPERATURE 1.
     #[test]
     fn linear11_as_in_the_datasheets() {
         for (word, value) in [
