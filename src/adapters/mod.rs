@@ -12,4 +12,5 @@ mod mapper;
 pub(crate) mod objects;
 mod owner;
 mod power_state;
+pub(crate) mod sensor_objects;
 mod systemd;

@@ -225,7 +225,7 @@ keys! {
         /// Which of the device's sensors: of a `tmp421` 0, the local one, to 3; of a `pmbus` device 1 to 3, for `READ_TEMPERATURE_1` to `_3`; with `hwmon` the number in `temp1_input`. `null`: the first.
         channel: Option<Whole<0, 32>> = None,
         /// How often it is read.
-        poll: Seconds = Seconds::whole(1),
+        poll: Seconds = POLL,
         /// It must be there: when it does not answer it is shown as failed, not as absent.
         required: bool = false,
         /// The warning thresholds.
@@ -233,9 +233,9 @@ keys! {
         /// The critical thresholds. They lie outside the warning ones.
         critical: Limits = Limits::default(),
         /// A value is signalled when it is more than this away from the last one that was.
-        step: Degrees<10> = Degrees(0.25),
+        step: Degrees<10> = STEP,
         /// An alarm ends when the value is this far back inside the threshold.
-        hysteresis: Degrees<20> = Degrees(1.0),
+        hysteresis: Degrees<20> = HYSTERESIS,
         /// The D-Bus path of the inventory item that it belongs to; Redfish shows it there. `null`: it has no such association.
         chassis: Option<ObjectPath> = None,
     }
@@ -268,6 +268,13 @@ pub(crate) const ACK_CAP_QUIESCE_MS: u32 = 3000;
 
 /// A bus's timeout: design 3.3, short by construction.
 pub(crate) const TIMEOUT_MS: Whole<10, 1000> = Whole(30);
+
+/// How often a sensor is read.
+pub(crate) const POLL: Seconds = Seconds::whole(1);
+/// The step of a sensor's signals.
+pub(crate) const STEP: Degrees<10> = Degrees(0.25);
+/// How far an alarmed value must go back.
+pub(crate) const HYSTERESIS: Degrees<20> = Degrees(1.0);
 
 impl Host {
     /// A host with every default.

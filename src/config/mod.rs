@@ -244,6 +244,27 @@ impl Bus {
     }
 }
 
+impl Sensor {
+    /// A sensor with every default, of host `host`.
+    #[must_use]
+    pub fn new(name: String, host: u32, group: Group, source: Source) -> Self {
+        Self {
+            name,
+            host,
+            group,
+            source,
+            channel: None,
+            poll: keys::POLL.0,
+            required: false,
+            warning: Limits::default(),
+            critical: Limits::default(),
+            step: keys::STEP.0,
+            hysteresis: keys::HYSTERESIS.0,
+            chassis: None,
+        }
+    }
+}
+
 impl Default for Settings {
     /// Host 0 with every default, and no guarded bus.
     fn default() -> Self {
