@@ -73,7 +73,10 @@ fn fan_control_never_takes_a_sensor_for_failed() {
         {
             let mut board = off(firmware, power).await;
             for name in ALL {
-                assert!(board.fan_control().input(name).is_some_and(is_unavailable), "{name} while the host is off");
+                assert!(
+                    board.fan_control().input(name).is_some_and(is_unavailable),
+                    "{name} while the host is off"
+                );
             }
             for way in [Way::PowerOn, Way::OsShutdown, Way::PowerCycle, Way::ShortCycle, Way::ForcedOff] {
                 board.boot(way).await.expect("a boot");
