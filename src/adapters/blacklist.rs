@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! entity-manager's `blacklist.json`: which guarded buses fru-device may scan all the same.
 //!
-//! Owns: what the file means to fru-device (entity-manager src/fru_device/fru_device.cpp, `loadBlocklist`,
+//! Owns: what the file means to fru-device (entity-manager `fru_device.cpp`, `loadBlocklist`,
 //! `findI2CDevices`; contract 3.4). Must never: write it.
 
 use std::{
@@ -100,7 +100,7 @@ fn listed(text: &[u8]) -> Result<BTreeMap<u64, Skips>, String> {
                 }
                 listed.insert(number, Skips::Addresses);
             }
-            _ => {
+            Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) | Json::Array(_) => {
                 listed.insert(number(entry).ok_or_else(wrong)?, Skips::Bus);
             }
         }
@@ -121,4 +121,128 @@ fn parent(sysfs: &Path, bus: u32) -> Option<u64> {
     let link = sysfs.join(format!("bus/i2c/devices/i2c-{bus}/mux_device"));
     let mux = std::fs::read_link(link).ok()?;
     mux.file_name()?.to_str()?.split_once('-')?.0.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{super::i2c::scratch::Scratch, *};
+
+    /// The buses of 3, 4 and 12 that may be scanned with this file; 12 is a channel of a mux on 4.
+    fn scanned(text: &str) -> Vec<(u32, String)> {
+        let root = Scratch::new();
+        root.file("em/blacklist.json", text);
+        root.directory("sys/devices/i2c-4/4-0070");
+        root.link("sys/bus/i2c/devices/i2c-12/mux_device", "sys/devices/i2c-4/4-0070");
+        root.link("sys/bus/i2c/devices/i2c-3/mux_device", "sys/devices/platform/i2c-mux");
+        let found = unguarded(&root.at("em"), &root.at("sys"), [3, 4, 12]);
+        let prefix = format!("{} ", root.at("em/blacklist.json").display());
+        found.into_iter().map(|found| (found.bus, found.why.replace(&prefix, ""))).collect()
+    }
+
+    fn buses(text: &str) -> Vec<u32> {
+        scanned(text).into_iter().map(|(bus, _)| bus).collect()
+    }
+
+    /// entity-manager's `blacklist_configuration.md`, and what its reader makes of the other forms.
+    #[test]
+    fn which_buses_a_file_leaves_to_be_scanned() {
+        for (text, left) in [
+            (r#"{ "buses": [3, 4, 12] }"#, vec![]),
+            (r#"{ "buses": [1, 3, 5] }"#, vec![4, 12]),
+            // A channel is skipped with the bus that its mux is on.
+            (r#"{ "buses": [4] }"#, vec![3]),
+            (r#"{ "buses": [12] }"#, vec![3, 4]),
+            // The other addresses are scanned.
+            (r#"{ "buses": [4, { "bus": 3, "addresses": ["0x50", "0x51"] }] }"#, vec![3]),
+            (r#"{ "buses": [3, { "bus": 4, "addresses": ["0x50"] }] }"#, vec![4, 12]),
+            // The last entry of a bus counts.
+            (r#"{ "buses": [3, 4, { "bus": 3, "addresses": [] }] }"#, vec![3]),
+            (r#"{ "buses": [4, { "bus": 3, "addresses": [] }, 3] }"#, vec![]),
+            // Addresses of all buses.
+            (r#"{ "buses": [3, 4], "addresses": ["0x50"] }"#, vec![]),
+            (r#"{ "addresses": ["0x50"] }"#, vec![3, 4, 12]),
+            ("{}", vec![3, 4, 12]),
+            (r#"{ "buses": [] }"#, vec![3, 4, 12]),
+            // Of a key given twice the last counts.
+            (r#"{ "buses": [3, 4], "buses": [3] }"#, vec![4, 12]),
+        ] {
+            assert_eq!(buses(text), left, "{text}");
+        }
+    }
+
+    #[test]
+    fn each_says_why() {
+        let left = scanned(r#"{ "buses": [{ "bus": 3, "addresses": ["0x50"] }] }"#);
+        assert_eq!(left[0], (3, "skips only some addresses there, and scans the others".to_owned()));
+        assert_eq!(left[1], (4, "does not list it".to_owned()));
+    }
+
+    #[test]
+    fn a_damaged_file_guards_nothing_and_says_why() {
+        for (text, because) in [
+            ("", "this is not JSON"),
+            ("{ \"buses\": [3, 4 }", "line 1, column"),
+            ("[3, 4]", "no object"),
+            ("\u{feff}{}", "this is not JSON"),
+            (r#"{ "buses": 3 }"#, "no array"),
+            (r#"{ "buses": null }"#, "no array"),
+            (r#"{ "buses": ["3", 4, 12] }"#, "\"buses\" has \"3\""),
+            (r#"{ "buses": [3, 4, -1] }"#, "has -1"),
+            (r#"{ "buses": [3, 4.5] }"#, "has 4.5"),
+            (r#"{ "buses": [3, 4, { "bus": 5 }] }"#, "has {\"bus\":5}"),
+            (r#"{ "buses": [3, 4, { "addresses": ["0x50"] }] }"#, "has {"),
+            (r#"{ "buses": [3, 4, { "bus": 5, "addresses": [80] }] }"#, "has {"),
+            (r#"{ "buses": [3, 4, { "bus": 5, "addresses": "0x50" }] }"#, "has {"),
+        ] {
+            let left = scanned(text);
+            assert_eq!(left.iter().map(|(bus, _)| *bus).collect::<Vec<_>>(), [3, 4, 12], "{text}");
+            assert!(left.iter().all(|(_, why)| why.contains("damaged") && why.contains(because)), "{left:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_file_nothing_is_guarded() {
+        let root = Scratch::new();
+        root.directory("em");
+        let found = unguarded(&root.at("em"), &root.at("sys"), [3, 4]);
+        assert_eq!(found.len(), 2);
+        assert!(found[0].why.starts_with("there is no /"), "{found:?}");
+        // A directory in its place.
+        root.directory("em/blacklist.json");
+        let found = unguarded(&root.at("em"), &root.at("sys"), [3]);
+        assert!(found[0].why.contains("cannot be read"), "{found:?}");
+    }
+
+    #[test]
+    fn a_file_without_end_is_not_read_to_it() {
+        let root = Scratch::new();
+        root.file("em/blacklist.json", vec![b' '; (1 << 20) + 1]);
+        let found = unguarded(&root.at("em"), &root.at("sys"), [3]);
+        assert!(found[0].why.contains("longer than 1 MiB"), "{found:?}");
+    }
+
+    #[test]
+    fn without_entity_manager_there_is_nothing_to_say() {
+        let root = Scratch::new();
+        assert_eq!(unguarded(&root.at("em"), &root.at("sys"), [3, 4]), []);
+    }
+
+    proptest! {
+        /// Nothing in the file makes a bus guarded but an entry of its own, or of its mux's bus.
+        #[test]
+        fn any_text(text in "[\\[\\]{}:,\" 0-9a-z]{0,40}") {
+            drop(listed(text.as_bytes()));
+        }
+
+        #[test]
+        fn any_list(listed in prop::collection::vec(0_u32..16, 0..8)) {
+            let text = format!("{{ \"buses\": {listed:?} }}");
+            let has = |bus| listed.contains(&bus);
+            let left: Vec<u32> =
+                [3, 4, 12].into_iter().filter(|&bus| !(has(bus) || bus == 12 && has(4))).collect();
+            prop_assert_eq!(buses(&text), left);
+        }
+    }
 }

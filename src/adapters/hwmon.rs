@@ -92,9 +92,10 @@ fn in_device(device: &Path, attribute: &str) -> Option<PathBuf> {
 }
 
 fn read(path: &Path) -> Result<Celsius, Fault> {
-    let text = text(path).map_err(|error| match error.kind() {
-        io::ErrorKind::InvalidData => Fault::Unfit(NO_NUMBER),
-        _ => fault(&of_transfer(error)),
+    let text = text(path).map_err(|error| {
+        // What is not UTF-8 is the file's content; everything else has an errno.
+        let content = error.kind() == io::ErrorKind::InvalidData && error.raw_os_error().is_none();
+        if content { Fault::Unfit(NO_NUMBER) } else { fault(&of_transfer(error)) }
     })?;
     Celsius::plausible(millidegrees(&text).ok_or(Fault::Unfit(NO_NUMBER))? / 1000.0)
 }
@@ -122,4 +123,192 @@ fn millidegrees(text: &str) -> Option<f64> {
     let plain = digits.len() < LONGEST / 2 && digits.bytes().all(|b| b.is_ascii_digit());
     #[allow(clippy::cast_precision_loss, reason = "what is not exact here is not believed either")]
     plain.then(|| number.parse::<i64>().ok().map(|value| value as f64))?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use proptest::prelude::*;
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::{super::i2c::scratch::Scratch, *};
+
+    const DEVICE: &str = "bus/i2c/devices/3-0018";
+
+    fn degrees(hwmon: &mut Hwmon) -> Result<f64, Fault> {
+        hwmon.read().map(Celsius::degrees)
+    }
+
+    #[test]
+    fn found_by_bus_and_address() {
+        let sysfs = Scratch::new();
+        sysfs.file(&format!("{DEVICE}/hwmon/hwmon5/temp1_input"), "25250\n");
+        sysfs.file(&format!("{DEVICE}/hwmon/hwmon5/temp3_input"), "-3000\n");
+        let read = |bus, address, channel| degrees(&mut Hwmon::device(sysfs.path(), bus, address, channel));
+        assert_eq!(read(3, 0x18, 0), Ok(25.25));
+        assert_eq!(read(3, 0x18, 1), Ok(25.25));
+        assert_eq!(read(3, 0x18, 3), Ok(-3.0));
+        assert_eq!(read(3, 0x18, 2), Err(Fault::Absent));
+        assert_eq!(read(3, 0x19, 1), Err(Fault::Absent));
+        assert_eq!(read(4, 0x18, 1), Err(Fault::Absent));
+    }
+
+    /// A rebind gives another number, sometimes with nothing in between; without a driver there is no directory.
+    #[test]
+    fn found_again_after_a_rebind() {
+        let sysfs = Scratch::new();
+        let mut hwmon = Hwmon::device(sysfs.path(), 3, 0x18, 1);
+        assert_eq!(degrees(&mut hwmon), Err(Fault::Absent));
+        sysfs.directory(DEVICE);
+        assert_eq!(degrees(&mut hwmon), Err(Fault::Absent));
+        sysfs.file(&format!("{DEVICE}/hwmon/hwmon5/temp1_input"), "25000\n");
+        assert_eq!(degrees(&mut hwmon), Ok(25.0));
+
+        // The new one has the same value in a file of the old name elsewhere: it is not taken for it.
+        sysfs.file("bus/i2c/devices/3-0019/hwmon/hwmon5/temp1_input", "99000\n");
+        let (old, new) = (sysfs.at(&format!("{DEVICE}/hwmon/hwmon5")), format!("{DEVICE}/hwmon/hwmon12"));
+        fs::rename(&old, sysfs.at(&new)).unwrap();
+        sysfs.file(&format!("{new}/temp1_input"), "26000\n");
+        assert_eq!(degrees(&mut hwmon), Ok(26.0));
+
+        fs::remove_dir_all(sysfs.at(&format!("{DEVICE}/hwmon"))).unwrap();
+        assert_eq!(degrees(&mut hwmon), Err(Fault::Absent));
+        sysfs.file(&format!("{DEVICE}/hwmon/hwmon5/temp1_input"), "27000\n");
+        assert_eq!(degrees(&mut hwmon), Ok(27.0));
+        fs::remove_dir_all(sysfs.at(DEVICE)).unwrap();
+        assert_eq!(degrees(&mut hwmon), Err(Fault::Absent));
+    }
+
+    /// A fault of the value is no reason to look elsewhere.
+    #[test]
+    fn a_fault_keeps_the_file() {
+        let sysfs = Scratch::new();
+        let file = format!("{DEVICE}/hwmon/hwmon5/temp1_input");
+        sysfs.file(&file, "25000\n");
+        let mut hwmon = Hwmon::device(sysfs.path(), 3, 0x18, 1);
+        assert_eq!(degrees(&mut hwmon), Ok(25.0));
+        sysfs.file(&file, "126000\n");
+        assert_eq!(degrees(&mut hwmon), Err(Fault::Implausible));
+        sysfs.file(&file, "no\n");
+        assert_eq!(degrees(&mut hwmon), Err(Fault::Unfit(NO_NUMBER)));
+        sysfs.file(&file, "25125\n");
+        assert_eq!(degrees(&mut hwmon), Ok(25.125));
+    }
+
+    #[test]
+    fn an_i3c_device_is_found_by_its_dynamic_address() {
+        let sysfs = Scratch::new();
+        let device = |name: &str, address: &str, value: &str| {
+            sysfs.file(&format!("bus/i3c/devices/{name}/dynamic_address"), address);
+            sysfs.file(&format!("bus/i3c/devices/{name}/hwmon/hwmon7/temp1_input"), value);
+        };
+        sysfs.file("bus/i3c/devices/i3c-2/mode", "pure\n");
+        sysfs.file("bus/i3c/devices/2-4cc51180000/pid", "4cc51180000\n");
+        device("2-4cc51181000", "50\n", "31000\n");
+        device("2-4cc51182000", "51\n", "32000\n");
+        device("12-4cc51181000", "50\n", "33000\n");
+        let mut hwmon = Hwmon::device(sysfs.path(), 2, 0x51, 1);
+        assert_eq!(degrees(&mut hwmon), Ok(32.0));
+        assert_eq!(degrees(&mut Hwmon::device(sysfs.path(), 2, 0x50, 1)), Ok(31.0));
+        assert_eq!(degrees(&mut Hwmon::device(sysfs.path(), 12, 0x50, 1)), Ok(33.0));
+        assert_eq!(degrees(&mut Hwmon::device(sysfs.path(), 2, 0x52, 1)), Err(Fault::Absent));
+        // After a power cycle of the DIMMs the id is that of another, at the same address.
+        fs::rename(sysfs.at("bus/i3c/devices/2-4cc51182000"), sysfs.at("bus/i3c/devices/2-4cc51189000"))
+            .unwrap();
+        assert_eq!(degrees(&mut hwmon), Ok(32.0));
+    }
+
+    #[test]
+    fn a_file_by_its_path() {
+        let directory = Scratch::new();
+        let mut hwmon = Hwmon::file(&directory.at("temp"));
+        assert_eq!(degrees(&mut hwmon), Err(Fault::Absent));
+        directory.file("temp", "40000");
+        assert_eq!(degrees(&mut hwmon), Ok(40.0));
+        // Replaced by another of that name: the new one is read.
+        directory.file("new", "41000\n");
+        fs::rename(directory.at("new"), directory.at("temp")).unwrap();
+        assert_eq!(degrees(&mut hwmon), Ok(41.0));
+    }
+
+    #[test]
+    fn what_is_no_number_is_refused() {
+        let directory = Scratch::new();
+        let mut hwmon = Hwmon::file(&directory.at("temp"));
+        let long = vec![b'1'; 1 << 20];
+        for text in [
+            b"".as_slice(),
+            b"\n",
+            b"-",
+            b"--1",
+            b"+25000",
+            b" 25000\n",
+            b"25000 \n",
+            b"25000\n\n",
+            b"25000\n1",
+            b"25.5",
+            b"2.5e4",
+            b"0x10",
+            b"nan",
+            b"inf",
+            b"25000\0",
+            b"25000\r\n",
+            b"9999999999999999999",
+            b"\xff\xfe",
+            "\u{0662}\u{0665}".as_bytes(),
+            &long,
+        ] {
+            directory.file("temp", text);
+            assert_eq!(
+                degrees(&mut hwmon),
+                Err(Fault::Unfit(NO_NUMBER)),
+                "{:?}",
+                text.get(..20).unwrap_or(text)
+            );
+        }
+        for (text, value) in
+            [("125000", Ok(125.0)), ("-40000\n", Ok(-40.0)), ("-0", Ok(0.0)), ("007", Ok(0.007))]
+        {
+            directory.file("temp", text);
+            assert_eq!(degrees(&mut hwmon), value);
+        }
+        for text in ["125001", "-40001", "999999999999999", "-999999999999999"] {
+            directory.file("temp", text);
+            assert_eq!(degrees(&mut hwmon), Err(Fault::Implausible), "{text}");
+        }
+    }
+
+    /// None of these may keep the thread that asks.
+    #[test]
+    fn what_is_no_file_is_refused_at_once() {
+        let directory = Scratch::new();
+        let read = |name: &str| degrees(&mut Hwmon::file(&directory.at(name)));
+        directory.directory("directory");
+        assert_eq!(read("directory"), Err(Fault::Other(21)));
+        mknodat(CWD, directory.at("fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        assert_eq!(read("fifo"), Err(Fault::Unfit(NO_NUMBER)));
+        symlink("/dev/zero", directory.at("endless")).unwrap();
+        assert_eq!(read("endless"), Err(Fault::Unfit(NO_NUMBER)));
+        symlink("loop", directory.at("loop")).unwrap();
+        assert_eq!(read("loop"), Err(Fault::Other(40)));
+        assert_eq!(read("directory/none"), Err(Fault::Absent));
+    }
+
+    proptest! {
+        #[test]
+        fn every_number_is_read_back(value in -40_000_i32..=125_000, newline: bool) {
+            let text = format!("{value}{}", if newline { "\n" } else { "" });
+            prop_assert_eq!(millidegrees(&text), Some(f64::from(value)));
+        }
+
+        /// Whatever the file says, there is an answer, and only a whole number is one.
+        #[test]
+        fn any_text(text in "[-+ 0-9.e\n\\PC]{0,40}") {
+            let number = text.strip_suffix('\n').unwrap_or(&text);
+            let digits = number.strip_prefix('-').unwrap_or(number);
+            let plain = !digits.is_empty() && digits.len() < 16 && digits.chars().all(|c| c.is_ascii_digit());
+            prop_assert_eq!(millidegrees(&text).is_some(), plain);
+        }
+    }
 }

@@ -13,7 +13,7 @@ use std::{
     ffi::OsStr,
     fmt, fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -77,7 +77,9 @@ impl Default for LinuxBuses {
 
 impl LinuxBuses {
     fn at(dev: &Path, sysfs: &Path) -> Self {
-        let limits = Arc::new(Limits { dev: dev.to_owned(), asked: Mutex::default(), set });
+        let directory = dev.to_owned();
+        let set = move |adapter, timeout| set(&device_file(&directory, adapter), timeout, RETRIES);
+        let limits = Arc::new(Limits { asked: Mutex::default(), set: Box::new(set) });
         Self { dev: dev.to_owned(), devices: sysfs.join("bus/i2c/devices"), limits }
     }
 
@@ -91,6 +93,10 @@ impl LinuxBuses {
     }
 }
 
+fn device_file(dev: &Path, adapter: u32) -> PathBuf {
+    dev.join(format!("i2c-{adapter}"))
+}
+
 /// `i2c-12` is adapter 12.
 fn number_of(name: &OsStr) -> Option<u32> {
     name.to_str()?.strip_prefix("i2c-")?.parse().ok()
@@ -99,7 +105,7 @@ fn number_of(name: &OsStr) -> Option<u32> {
 impl Buses for LinuxBuses {
     fn open(&self, bus: u32, timeout: Duration) -> io::Result<Box<dyn I2cBus>> {
         // Address 0, the general call, is nobody's; each read sets its own.
-        let device = LinuxI2CDevice::new(self.dev.join(format!("i2c-{bus}")), 0)?;
+        let device = LinuxI2CDevice::new(device_file(&self.dev, bus), 0)?;
         let mut limits = Vec::new();
         for adapter in self.adapters(bus) {
             limits.push(Limits::ask(&self.limits, adapter, timeout)?);
@@ -143,12 +149,13 @@ impl I2cBus for LinuxBus {
 
 /// The limits of the adapters that are in use. Two buses below one mux share those above it.
 struct Limits {
-    dev: PathBuf,
     /// What each user of an adapter asked for; the shortest holds.
     asked: Mutex<BTreeMap<u32, Vec<Duration>>>,
-    /// Sets timeout and retries of the adapter of that file.
-    set: fn(&Path, Duration, u32) -> io::Result<()>,
+    /// Sets an adapter's timeout.
+    set: Box<SetTimeout>,
 }
+
+type SetTimeout = dyn Fn(u32, Duration) -> io::Result<()> + Send + Sync;
 
 impl fmt::Debug for Limits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -159,27 +166,23 @@ impl fmt::Debug for Limits {
 /// The timeout of a new adapter (i2c-core-base.c, `i2c_register_adapter`).
 const KERNEL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The retries of a new adapter, and ours: the kernel repeats what lost arbitration, and that is what we must know of.
-const RETRIES: u32 = 0;
+const RETRIES: usize = 0;
 
 impl Limits {
-    fn asked(&self) -> MutexGuard<'_, BTreeMap<u32, Vec<Duration>>> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
+    /// Another user; until the result is dropped.
     fn ask(this: &Arc<Self>, adapter: u32, timeout: Duration) -> io::Result<Asked> {
-        let mut asked = this.asked();
-        let all = asked.entry(adapter).or_default();
-        all.push(timeout);
-        let shortest = all.iter().min().copied().unwrap_or(timeout);
-        // From here on dropping it puts it back, also if setting it fails.
-        let held = Asked { limits: Arc::clone(this), adapter, timeout };
-        drop(asked);
-        this.apply(adapter, shortest)?;
-        Ok(held)
+        let asked = Asked { limits: Arc::clone(this), adapter, timeout };
+        // If it cannot be set, dropping `asked` takes it back.
+        this.change(adapter, |users| users.push(timeout))?;
+        Ok(asked)
     }
 
-    fn apply(&self, adapter: u32, timeout: Duration) -> io::Result<()> {
-        (self.set)(&self.dev.join(format!("i2c-{adapter}")), timeout, RETRIES)
+    fn change(&self, adapter: u32, edit: impl FnOnce(&mut Vec<Duration>)) -> io::Result<()> {
+        // Kept while it is set, so that the last to change is the last to set. Nothing here waits for the bus.
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let users = asked.entry(adapter).or_default();
+        edit(users);
+        (self.set)(adapter, users.iter().min().copied().unwrap_or(KERNEL_TIMEOUT))
     }
 }
 
@@ -192,24 +195,21 @@ struct Asked {
 
 impl Drop for Asked {
     fn drop(&mut self) {
-        let mut asked = self.limits.asked();
-        let all = asked.entry(self.adapter).or_default();
-        if let Some(place) = all.iter().position(|timeout| *timeout == self.timeout) {
-            all.swap_remove(place);
-        }
-        let rest = all.iter().min().copied().unwrap_or(KERNEL_TIMEOUT);
-        drop(asked);
+        let take_back = |users: &mut Vec<Duration>| {
+            let place = users.iter().position(|timeout| *timeout == self.timeout);
+            place.map(|place| users.swap_remove(place));
+        };
         // The adapter may be gone, and then so is its limit.
-        self.limits.apply(self.adapter, rest).unwrap_or_default();
+        self.limits.change(self.adapter, take_back).unwrap_or_default();
     }
 }
 
 /// Sets an adapter's timeout, in steps of 10 ms, and its retries.
-fn set(file: &Path, timeout: Duration, retries: u32) -> io::Result<()> {
+fn set(file: &Path, timeout: Duration, retries: usize) -> io::Result<()> {
     let adapter = fs::File::options().read(true).write(true).open(file)?;
     let steps = usize::try_from(timeout.as_millis() / 10).unwrap_or(usize::MAX).clamp(1, 1000);
     ioctl::set_timeout(&adapter, steps)?;
-    ioctl::set_retries(&adapter, usize::try_from(retries).unwrap_or(0))?;
+    ioctl::set_retries(&adapter, retries)?;
     Ok(())
 }
 
@@ -238,5 +238,272 @@ mod ioctl {
     pub(super) fn set_retries(adapter: impl AsFd, retries: usize) -> Result<()> {
         // SAFETY: I2C_RETRIES takes its argument by value, and no memory of ours; on another device it is not known.
         unsafe { ioctl(adapter, IntegerSetter::<I2C_RETRIES>::new_usize(retries)) }
+    }
+}
+
+/// Directories that look like parts of sysfs, for the tests of this and the neighbouring adapters.
+#[cfg(test)]
+pub(super) mod scratch {
+    use std::{
+        fs,
+        os::unix::fs::symlink,
+        path::{Path, PathBuf},
+        sync::atomic::{AtomicU32, Ordering},
+    };
+
+    /// A directory that goes away with its test.
+    pub(crate) struct Scratch(PathBuf);
+
+    impl Scratch {
+        pub(crate) fn new() -> Self {
+            static NUMBER: AtomicU32 = AtomicU32::new(0);
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let path = std::env::temp_dir().join(format!("acpi-stated-unit-{}-{number}", std::process::id()));
+            fs::create_dir(&path).unwrap();
+            Self(fs::canonicalize(path).unwrap())
+        }
+
+        pub(crate) fn path(&self) -> &Path {
+            &self.0
+        }
+
+        pub(crate) fn at(&self, path: &str) -> PathBuf {
+            self.0.join(path)
+        }
+
+        pub(crate) fn directory(&self, path: &str) {
+            fs::create_dir_all(self.at(path)).unwrap();
+        }
+
+        /// A file, with the directories above it.
+        pub(crate) fn file(&self, path: &str, content: impl AsRef<[u8]>) {
+            let path = self.at(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+
+        /// A link to another path in here, with the directories above it.
+        pub(crate) fn link(&self, path: &str, to: &str) {
+            let path = self.at(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            symlink(self.at(to), path).unwrap();
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            // What a test leaves behind is a few small files.
+            drop(fs::remove_dir_all(&self.0));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mockall::{Sequence, predicate::eq};
+
+    use super::{scratch::Scratch, *};
+    use crate::{
+        config::Device,
+        logic::chip::{Chip, Progress},
+    };
+
+    fn errno(errno: Errno) -> io::Error {
+        errno.into()
+    }
+
+    #[test]
+    fn what_an_errno_means() {
+        for (error, means) in [
+            (errno(Errno::NXIO), Fault::Absent),
+            (errno(Errno::REMOTEIO), Fault::Absent),
+            (errno(Errno::NODEV), Fault::Absent),
+            (errno(Errno::NOENT), Fault::Absent),
+            (errno(Errno::TIMEDOUT), Fault::Hung),
+            (errno(Errno::BUSY), Fault::Bound),
+            (errno(Errno::AGAIN), Fault::ArbitrationLost),
+            (errno(Errno::IO), Fault::Other(5)),
+            (errno(Errno::PROTO), Fault::Other(71)),
+            (errno(Errno::NODATA), Fault::Other(61)),
+            (io::Error::other("without a number"), Fault::Other(0)),
+        ] {
+            assert_eq!(fault(&error), means, "{error}");
+        }
+    }
+
+    /// An address that a driver has, and a bus that is held low, are both EBUSY on an ASPEED.
+    #[test]
+    fn a_busy_transfer_is_a_hung_bus() {
+        assert_eq!(fault(&of_transfer(errno(Errno::BUSY))), Fault::Hung);
+        assert_eq!(fault(&of_transfer(errno(Errno::NXIO))), Fault::Absent);
+    }
+
+    /// What the poller does, with a bus whose answers are given.
+    fn read(chip: &mut Chip, bus: &mut dyn I2cBus, address: u8) -> Progress {
+        loop {
+            match bus.read(address, chip.next()) {
+                Err(error) => {
+                    chip.forget();
+                    return Progress::Fault(fault(&error));
+                }
+                Ok(value) => match chip.take(value) {
+                    Progress::More => {}
+                    end @ (Progress::Reading(_) | Progress::Fault(_)) => return end,
+                },
+            }
+        }
+    }
+
+    /// A transfer that fails in the middle of identification: nothing of it is believed afterwards.
+    #[test]
+    fn an_interrupted_device_is_identified_again() {
+        let mut bus = MockI2cBus::new();
+        let mut order = Sequence::new();
+        let mut expect = |register, result: Result<u16, Errno>| {
+            bus.expect_read()
+                .with(eq(0x18), eq(Access::Word(register)))
+                .times(1)
+                .in_sequence(&mut order)
+                .return_once(move |_, _| Ok(result?));
+        };
+        expect(0x06, Ok(0xb300));
+        expect(0x00, Err(Errno::AGAIN));
+        expect(0x06, Ok(0xb300));
+        expect(0x00, Ok(0xf700));
+        expect(0x01, Ok(0x0000));
+        expect(0x05, Ok(0x9001));
+        expect(0x05, Ok(0x9101));
+        expect(0x05, Err(Errno::NXIO));
+        expect(0x06, Err(Errno::NXIO));
+        let mut chip = Chip::new(Device::Jc42, 0).unwrap();
+        let mut next = || match read(&mut chip, &mut bus, 0x18) {
+            Progress::Reading(celsius) => Ok(celsius.degrees()),
+            Progress::Fault(fault) => Err(fault),
+            Progress::More => unreachable!(),
+        };
+        assert_eq!(next(), Err(Fault::ArbitrationLost));
+        assert_eq!(next(), Ok(25.0));
+        assert_eq!(next(), Ok(25.0625));
+        assert_eq!(next(), Err(Fault::Absent));
+        assert_eq!(next(), Err(Fault::Absent));
+    }
+
+    /// sysfs of a board: adapter 3 with two drivers and a mux, whose channel 12 has a mux with channel 20; adapter 4.
+    fn board() -> Scratch {
+        let sysfs = Scratch::new();
+        let devices = "bus/i2c/devices";
+        for (name, at) in [
+            ("i2c-3", "devices/1e78a180.i2c-bus/i2c-3"),
+            ("i2c-4", "devices/1e78a200.i2c-bus/i2c-4"),
+            ("i2c-12", "devices/1e78a180.i2c-bus/i2c-3/i2c-12"),
+            ("i2c-20", "devices/1e78a180.i2c-bus/i2c-3/i2c-12/i2c-20"),
+            ("3-0018", "devices/1e78a180.i2c-bus/i2c-3/3-0018"),
+            ("3-0019", "devices/1e78a180.i2c-bus/i2c-3/3-0019"),
+            ("3-0070", "devices/1e78a180.i2c-bus/i2c-3/3-0070"),
+            ("12-0048", "devices/1e78a180.i2c-bus/i2c-3/i2c-12/12-0048"),
+            ("20-0049", "devices/1e78a180.i2c-bus/i2c-3/i2c-12/i2c-20/20-0049"),
+            ("4-0018", "devices/1e78a200.i2c-bus/i2c-4/4-0018"),
+        ] {
+            sysfs.directory(at);
+            sysfs.link(&format!("{devices}/{name}"), at);
+        }
+        for (device, driver) in [
+            ("3-0018", "jc42"),
+            ("3-0070", "pca954x"),
+            ("12-0048", "lm75"),
+            ("20-0049", "tmp421"),
+            ("4-0018", "ee1004"),
+        ] {
+            sysfs.directory(&format!("bus/i2c/drivers/{driver}"));
+            sysfs.link(&format!("{devices}/{device}/driver"), &format!("bus/i2c/drivers/{driver}"));
+        }
+        sysfs
+    }
+
+    #[test]
+    fn a_transfer_below_a_mux_uses_the_adapters_above_it() {
+        let sysfs = board();
+        let buses = LinuxBuses::at(Path::new("/nowhere"), sysfs.path());
+        assert_eq!(buses.adapters(3), [3]);
+        assert_eq!(buses.adapters(12), [12, 3]);
+        assert_eq!(buses.adapters(20), [20, 12, 3]);
+        assert_eq!(buses.adapters(99), [99]);
+    }
+
+    #[test]
+    fn the_driver_that_has_an_address() {
+        let sysfs = board();
+        let buses = LinuxBuses::at(Path::new("/nowhere"), sysfs.path());
+        for (bus, address, driver) in [
+            (3, 0x18, Some("jc42")),
+            (4, 0x18, Some("ee1004")),
+            // A device without a driver, and none at all.
+            (3, 0x19, None),
+            (3, 0x1a, None),
+            (99, 0x18, None),
+            // Above and below a mux the wires are the same; beside it they are not.
+            (12, 0x18, Some("jc42")),
+            (20, 0x70, Some("pca954x")),
+            (3, 0x48, Some("lm75")),
+            (12, 0x49, Some("tmp421")),
+            (4, 0x48, None),
+        ] {
+            assert_eq!(buses.driver_of(bus, address).as_deref(), driver, "{bus} {address:#x}");
+        }
+        assert_eq!(LinuxBuses::at(Path::new("/"), Path::new("/nowhere")).driver_of(3, 0x18), None);
+    }
+
+    #[test]
+    fn a_bus_that_is_not_there_cannot_be_opened() {
+        let dev = Scratch::new();
+        let buses = LinuxBuses::at(dev.path(), Path::new("/nowhere"));
+        let error = buses.open(3, Duration::from_millis(30)).err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        // Something else of that name knows no such ioctl.
+        dev.file("i2c-3", "");
+        let error = buses.open(3, Duration::from_millis(30)).err().unwrap();
+        assert_eq!(Errno::from_io_error(&error), Some(Errno::NOTTY));
+    }
+
+    /// Adapters and the milliseconds that were set.
+    type Log = Arc<Mutex<Vec<(u32, u128)>>>;
+
+    /// Limits that note what is set, and fail at adapter 9.
+    fn limits() -> (Arc<Limits>, Log) {
+        let log = Log::default();
+        let noted = Arc::clone(&log);
+        let set = move |adapter, timeout: Duration| {
+            noted.lock().unwrap().push((adapter, timeout.as_millis()));
+            if adapter == 9 { Err(errno(Errno::NXIO)) } else { Ok(()) }
+        };
+        (Arc::new(Limits { asked: Mutex::default(), set: Box::new(set) }), log)
+    }
+
+    #[test]
+    fn the_shortest_limit_holds_and_the_kernels_is_put_back() {
+        let (limits, log) = limits();
+        let ask = |adapter, ms| Limits::ask(&limits, adapter, Duration::from_millis(ms));
+        let first = ask(3, 30).unwrap();
+        let second = ask(3, 20).unwrap();
+        let third = ask(3, 20).unwrap();
+        let other = ask(4, 50).unwrap();
+        drop(second);
+        drop(third);
+        drop(other);
+        let longer = ask(3, 100).unwrap();
+        drop(first);
+        drop(longer);
+        let set = log.lock().unwrap();
+        let expected =
+            [(3, 30), (3, 20), (3, 20), (4, 50), (3, 20), (3, 30), (4, 1000), (3, 30), (3, 100), (3, 1000)];
+        assert_eq!(set[..], expected);
+    }
+
+    #[test]
+    fn a_limit_that_cannot_be_set_is_taken_back() {
+        let (limits, log) = limits();
+        assert!(Limits::ask(&limits, 9, Duration::from_millis(30)).is_err());
+        assert_eq!(log.lock().unwrap()[..], [(9, 30), (9, 1000)]);
+        assert!(limits.asked.lock().unwrap()[&9].is_empty());
     }
 }

@@ -202,7 +202,7 @@ keys! {
         bus: Whole<0, 65535>,
         /// The hosts whose DIMMs it carries. `null`: every host. `[]`: none, it only has sensors that are read whenever there is power (`thermal`).
         hosts: Option<List<Whole<0, 255>>> = None,
-        /// The kernel's timeout for one transfer in milliseconds, in steps of ten. It applies to every user of that adapter.
+        /// The kernel's timeout for one transfer in milliseconds, in steps of ten. It applies to every user of that adapter, and below a mux also to the adapters that the mux is on.
         timeout_ms: Whole<10, 1000> = TIMEOUT_MS,
     }
 

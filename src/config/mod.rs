@@ -422,6 +422,7 @@ mod tests {
         );
         assert_eq!(sensor.source, Source::Device { device: Device::Jc42, bus: 3, address: 0x18 });
         assert_eq!(sensor.warning, Limits { low: None, high: Some(85.0) });
+        assert_eq!((sensor.channel, sensor.step, sensor.hysteresis), (None, 0.25, 1.0));
 
         let sled = load(Some(Path::new(SLED))).unwrap().settings;
         let units: Vec<_> = sled.hosts.iter().map(|host| host.targets.s2.last().unwrap().as_str()).collect();
@@ -429,6 +430,17 @@ mod tests {
         assert_eq!(units.last(), Some(&"host-s2-state@7.target"));
         assert_eq!(sled.hosts.last().unwrap().targets.s2.len(), 1);
         assert_eq!(sled.buses.last(), Some(&Bus::new(23, vec![7])));
+    }
+
+    #[test]
+    fn what_is_special_of_a_sensor_arrives() {
+        let text = br#"{ "buses": [{ "bus": 3, "hosts": [] }], "sensors": [
+            { "name": "A", "group": "thermal", "device": "tmp421", "bus": 3, "address": "0x4c", "channel": 3,
+              "step": 0.5, "hysteresis": 2 }] }"#;
+        let settings = parse(text).unwrap().settings;
+        let sensor = settings.sensors.first().unwrap();
+        assert_eq!((sensor.channel, sensor.step, sensor.hysteresis), (Some(3), 0.5, 2.0));
+        assert_eq!(settings.buses, [Bus::new(3, vec![])]);
     }
 
     #[test]

@@ -276,9 +276,10 @@ impl EventLoop {
             let given_up = given_up.is_some_and(|host| carried.contains(&host));
             if self.sensors.watch(bus, transfer.as_ref().map(|transfer| transfer.taken), given_up) {
                 changed = true;
-                match transfer {
-                    Some(transfer) => tracing::warn!("{transfer} does not end: the bus is stuck"),
-                    None => tracing::info!("the transfer that was stuck has ended"),
+                if let Some(transfer) = transfer {
+                    tracing::warn!("{transfer} does not end: the bus is stuck");
+                } else {
+                    tracing::info!("the transfer that was stuck has ended");
                 }
             }
         }
