@@ -17,5 +17,6 @@ pub(crate) mod objects;
 mod owner;
 mod power_state;
 pub(crate) mod sensor_objects;
+pub mod spd_mux;
 mod systemd;
 mod watched;

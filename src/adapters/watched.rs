@@ -102,16 +102,6 @@ impl Watched {
         self.items.get(item)?.value.as_ref()
     }
 
-    /// The service that has it, as far as is known.
-    pub(crate) fn service(&self, item: usize) -> Option<&str> {
-        self.items.get(item)?.service.as_deref()
-    }
-
-    /// The unique name behind it.
-    pub(crate) fn owner(&self, item: usize) -> Option<&str> {
-        self.items.get(item)?.owner.as_deref()
-    }
-
     /// The calls to begin with: subscribed first, asked afterwards.
     pub(crate) fn start(&mut self) -> zbus::Result<Vec<Message>> {
         if self.items.is_empty() {
