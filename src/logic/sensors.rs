@@ -135,10 +135,12 @@ impl Sensors {
         known
     }
 
-    /// How many DIMM sensors of this host answer.
+    /// How many DIMM sensors of this host have answered since they may be read, and whether one that is `required` has not.
     #[must_use]
-    pub fn dimms_answering(&self, host: usize) -> usize {
-        self.dimms(host).filter(|sensor| sensor.snapshot().value.is_some()).count()
+    pub fn dimms_answering(&self, host: usize) -> (u16, bool) {
+        let count = self.dimms(host).filter(|sensor| sensor.answers()).count();
+        let silent = self.dimms(host).any(|sensor| sensor.is_required() && !sensor.answers());
+        (u16::try_from(count).unwrap_or(u16::MAX), silent)
     }
 
     fn dimms(&self, host: usize) -> impl Iterator<Item = &Sensor> {
