@@ -136,6 +136,15 @@ impl Peer {
         self.lock().values.insert(key, owned(value));
     }
 
+    /// As systemd: the one job that calls are answered with has ended.
+    pub async fn job_removed(&self) {
+        let job = ObjectPath::try_from("/org/freedesktop/systemd1/job/1").expect("a path");
+        let signal =
+            Message::signal("/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager", "JobRemoved");
+        let signal = signal.build(&(1_u32, job, "other.service", "done")).expect("a signal");
+        self.connection.send(&signal).await.expect("the bus");
+    }
+
     /// `InterfacesAdded` for this path.
     pub async fn announce(&self, path: &str) {
         let interfaces: BTreeMap<&str, BTreeMap<&str, Variant<'_>>> = BTreeMap::new();
