@@ -84,10 +84,10 @@ install_units() {
 ExecStart=
 ExecStart=$daemon --bus session
 ProtectSystem=no
+ReadOnlyPaths=
 ProtectHome=no
 PrivateMounts=no
 PrivateTmp=no
-ProtectProc=default
 ProtectClock=no
 ProtectControlGroups=no
 ProtectKernelLogs=no
