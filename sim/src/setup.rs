@@ -1,18 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a board is made of, and the ways in which it can boot.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
-use acpi_stated::config::{Bus, Evidence, Host, Settings, Timing};
+use acpi_stated::config::{Bus, Device, Evidence, Group, Host, Limits, Sensor, Settings, Source, Timing};
 
 use crate::{
-    host::Firmware, poller::Gate, power_control::Flavour, simbus::DIMMS, systemd::Manners, timeline::Detail,
+    dimm::{Dimm, Kind},
+    host::Firmware,
+    poller::Gate,
+    power_control::Flavour,
+    simbus::{DIMMS, SimBus},
+    systemd::Manners,
+    timeline::Detail,
 };
 
 /// The Linux numbers of the board's buses.
 pub const BUSES: [u32; 2] = [3, 4];
+/// The kinds of DIMMs on them.
+pub const KINDS: [Kind; 2] = [Kind::Ddr4, Kind::Ddr5];
 /// How many DIMMs the board has.
-pub const DIMMS_INSTALLED: usize = BUSES.len() * DIMMS.len();
+pub const DIMMS_INSTALLED: usize = BUSES.len() * DIMMS as usize;
 
 /// What a board is made of.
 #[derive(Clone, Debug)]
@@ -31,6 +39,8 @@ pub struct Setup {
     pub systemd: Manners,
     /// How many times faster than life.
     pub speed: u32,
+    /// How often the daemon reads a sensor, on the board's clock.
+    pub poll: Duration,
     /// How much is told.
     pub detail: Detail,
 }
@@ -57,6 +67,8 @@ impl Setup {
             gate: Gate::Heeded,
             systemd: Manners::Prompt,
             speed,
+            // A period of less than 30 ms of real time would measure this machine's scheduler.
+            poll: Duration::from_secs(1).max(Duration::from_millis(30) * speed),
             detail: Detail::Silent,
         }
     }
@@ -69,7 +81,15 @@ impl Setup {
         host.timing = self.timing;
         host.has_dimms = true;
         let buses = BUSES.map(|bus| Bus::new(bus, vec![0])).into();
-        Settings { hosts: vec![host], buses, ..Settings::default() }
+        let sensors = BUSES.into_iter().zip(KINDS).zip('A'..).flat_map(|((bus, kind), letter)| {
+            SimBus::new(bus, kind)
+                .dimms()
+                .iter()
+                .zip(0..)
+                .map(|(dimm, slot)| Sensor { poll: self.poll, ..sensor(bus, letter, slot, dimm) })
+                .collect::<Vec<_>>()
+        });
+        Settings { hosts: vec![host], buses, sensors: sensors.collect(), ..Settings::default() }
     }
 }
 
@@ -115,5 +135,24 @@ impl fmt::Display for Way {
             Self::Hang => "power cycle, hang in POST",
             Self::AdminSetsS0 => "power cycle, administrator sets S0 in POST",
         })
+    }
+}
+
+/// The sensor of a DIMM, as its configuration has it.
+fn sensor(bus: u32, letter: char, slot: u32, dimm: &Dimm) -> Sensor {
+    let device = match dimm.kind() {
+        Kind::Ddr4 => Device::Jc42,
+        Kind::Ddr5 => Device::Spd5118,
+    };
+    let address = u8::try_from(dimm.address()).unwrap_or_default();
+    Sensor {
+        warning: Limits { low: None, high: Some(85.0) },
+        critical: Limits { low: None, high: Some(95.0) },
+        ..Sensor::new(
+            format!("DIMM_TEMP_{letter}{slot}"),
+            0,
+            Group::Dimm,
+            Source::Device { device, bus, address },
+        )
     }
 }
