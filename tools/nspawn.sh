@@ -244,6 +244,12 @@ ExecStop=/bin/sh -c 'echo unexport >>/var/log/board-regulators'
 [Install]
 WantedBy=host-s0-state.target
 EOF2
+    # As OpenBMC's dbus-perms: everyone may own and send everything. Ours must hold beside it.
+    write /usr/share/dbus-1/system.d/org.openbmc.conf <<'EOF2'
+<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig><policy context="default"><allow own="*"/><allow send_destination="*"/></policy></busconfig>
+EOF2
     # What is ordered by the old unit's name.
     write /usr/lib/systemd/system/board-after@.service <<EOF2
 [Unit]
@@ -320,6 +326,12 @@ can dev-other bash -c 'exec 3<>/dev/probe-other'
 can dev-i2c bash -c 'exec 3<>/dev/i2c-3'
 exit 0
 EOF2
+}
+# char-rtc comes with ProtectClock=.
+devices_are() {
+    local said
+    said=$(show DeviceAllow $service | tr ';' '\n' | sort | xargs)
+    is DevicePolicy $service closed && [ "$said" = "$1" ] || { echo "$said" && return 1; }
 }
 could() { grep -qx "yes $1" "$root/var/log/probe" || { grep " $1" "$root/var/log/probe" && return 1; }; }
 could_not() { grep -Eq "^no $1: .*${2:-}" "$root/var/log/probe" || { grep " $1" "$root/var/log/probe" && return 1; }; }
@@ -401,6 +413,7 @@ sandbox() {
     check "the daemon has no capability" not grep -E '^Cap(Inh|Prm|Eff|Bnd|Amb):.*[1-9a-f]' <(in_machine cat "/proc/$main/status")
     check "and cannot gain any" grep -q $'^NoNewPrivs:\t1' <(in_machine cat "/proc/$main/status")
     check "its system calls are filtered" grep -q $'^Seccomp:\t2' <(in_machine cat "/proc/$main/status")
+    check "of devices it may open I2C buses and GPIO lines" devices_are 'char-gpiochip rw char-i2c rw char-rtc r'
     # Nodes of a class that is allowed to the probe, of one that is not, and of the one that the daemon is for.
     in_machine mknod /dev/probe-misc c 10 1
     in_machine mknod /dev/probe-other c 1 4

@@ -226,7 +226,7 @@ def main(layers, binary):
             "/usr/bin/acpi-stated",
             "/usr/lib/systemd/catalog/acpi-stated.catalog",
             "/usr/lib/systemd/system/acpi-power-state.service",
-            "/usr/share/dbus-1/system.d/xyz.openbmc_project.Control.Power.ACPIPowerState.conf",
+            "/etc/dbus-1/system.d/xyz.openbmc_project.Control.Power.ACPIPowerState.conf",
             *(f"/usr/lib/systemd/system/{unit.name}" for unit in (SOURCE / "systemd").glob("*.[st][ea]r*")),
         }
         check("the package holds what the contract says, and no more", differ(sorted(packages["acpi-stated"]), sorted(wanted)))

@@ -43,8 +43,8 @@ SYSTEMD_SERVICE:${PN} = "acpi-stated.service"
 
 do_install() {
     for program in acpi-stated ${@bb.utils.filter('PACKAGECONFIG', 'statectl', d).replace('statectl', 'acpi-statectl')}; do
-        ${S}/tools/install.sh --root ${D} --prefix ${prefix} --unit-dir ${systemd_system_unitdir} --doc-dir ${docdir}/${BPN} \
-            --binary ${B}/target/${CARGO_TARGET_SUBDIR}/$program
+        ${S}/tools/install.sh --root ${D} --prefix ${prefix} --etc-dir ${sysconfdir} --unit-dir ${systemd_system_unitdir} \
+            --doc-dir ${docdir}/${BPN} --binary ${B}/target/${CARGO_TARGET_SUBDIR}/$program
     done
 }
 
@@ -54,7 +54,6 @@ FILES:acpi-statectl += "${bindir}/acpi-statectl"
 FILES:${PN} += "\
     ${systemd_system_unitdir} \
     ${nonarch_libdir}/systemd/catalog \
-    ${datadir}/dbus-1/system.d \
     "
 
 RPROVIDES:${PN} = "acpi-power-state-daemon"
