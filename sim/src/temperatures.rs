@@ -25,19 +25,19 @@ pub async fn show(detail: Detail) -> Result<Tally> {
     let mut board = Board::start(setup).await?;
     let [ddr4, ddr5] = board.buses() else { return Err(Error::from("the board has two buses")) };
     let (ddr4, ddr5) = (ddr4.clone(), ddr5.clone());
-    let (Some(slot_a0), Some(slot_a1), Some(slot_a3)) =
+    let (Some(hot), Some(hangs), Some(absent)) =
         (ddr4.dimms().first(), ddr4.dimms().get(1), ddr4.dimms().get(3))
     else {
         return Err(Error::from("a bus has four DIMMs"));
     };
-    let (Some(slot_b0), Some(slot_b3)) = (ddr5.dimms().first(), ddr5.dimms().get(3)) else {
+    let (Some(well), Some(garbage)) = (ddr5.dimms().first(), ddr5.dimms().get(3)) else {
         return Err(Error::from("a bus has four DIMMs"));
     };
     let tell = |board: &Board, what: &str| board.timeline().row(Who::Sensors, what);
 
-    slot_a3.behave(Manner::Absent);
-    slot_b3.behave(Manner::Garbage);
-    slot_b0.set_temperature(52);
+    absent.behave(Manner::Absent);
+    garbage.behave(Manner::Garbage);
+    well.set_temperature(52);
     tell(&board, "the host is off; A0 to A3 are DDR4 (JC42), B0 to B3 DDR5 (SPD5118)");
     shown(&board);
     tell(&board, "slot A3 is empty; what answers in slot B3 is no SPD5118");
@@ -46,16 +46,16 @@ pub async fn show(detail: Detail) -> Result<Tally> {
     reaches(&mut board, "DIMM_TEMP_A0", "is read", |input| input.value > 39.0).await;
     shown(&board);
 
-    slot_a0.set_temperature(97);
+    hot.set_temperature(97);
     reaches(&mut board, "DIMM_TEMP_A0", "gets hot: a critical alarm", |input| input.critical).await;
-    slot_a0.set_temperature(60);
+    hot.set_temperature(60);
     reaches(&mut board, "DIMM_TEMP_A0", "has cooled down", |input| !input.critical).await;
 
-    slot_a1.behave(Manner::Hangs);
+    hangs.behave(Manner::Hangs);
     tell(&board, "A1 holds its bus: the transfer does not end");
     let failed = |input: Input| input.available && !input.functional;
     reaches(&mut board, "DIMM_TEMP_A1", "has failed, which fan control must see", failed).await;
-    slot_b0.set_temperature(55);
+    well.set_temperature(55);
     reaches(&mut board, "DIMM_TEMP_B0", "is still right: the other bus is not held up", |input| {
         input.value > 54.0
     })
@@ -74,7 +74,7 @@ pub async fn show(detail: Detail) -> Result<Tally> {
     })
     .await;
     shown(&board);
-    slot_a1.behave(Manner::Well);
+    hangs.behave(Manner::Well);
     board.host().report(Report::S0).await;
     reaches(&mut board, "DIMM_TEMP_A1", "is read again", |input| input.value > 39.0).await;
     shown(&board);
