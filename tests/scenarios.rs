@@ -331,9 +331,9 @@ impl Bench {
                 Effect::Assert => drop(seen.also.insert(5, "assert".into())),
                 // With the answers that this step has brought before it: "answers" comes behind these in the column.
                 Effect::Quiesce(_) => seen.handover.push("quiesce".into()),
-                Effect::Unquiesce => seen.handover.push("unquiesce".into()),
                 Effect::MuxToHost(_) => seen.handover.push("mux to host".into()),
                 Effect::MuxToBmc(_) => seen.handover.push("mux to bmc".into()),
+                Effect::Unquiesce => seen.handover.push("unquiesce".into()),
                 Effect::Transitioned(entry) => transitions.push(entry),
                 Effect::Unit(order) => seen.units.push(unit(order)),
                 Effect::BootProgress(stage) => seen.progress.push(progress(stage).into()),

@@ -72,7 +72,7 @@ pub enum Failed {
     NameTaken(String),
     /// The bus's policy lets somebody else own it, or nobody.
     #[error(
-        "the bus does not let uid {uid} own {BUS_NAME} ({0}); its policy file belongs in /usr/share/dbus-1/system.d, \
+        "the bus does not let uid {uid} own {BUS_NAME} ({0}); its policy file belongs in /etc/dbus-1/system.d, \
          and the daemon runs as root",
         uid = rustix::process::geteuid().as_raw()
     )]
