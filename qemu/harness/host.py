@@ -11,7 +11,8 @@ from kcs import Failed, Kcs
 from machine import POST_COMPLETE, POWER_GOOD
 
 NETFN_APP, GET_DEVICE_ID, SET_ACPI = 0x06, 0x01, 0x06
-CODES = {"S0": 0x00, "S2": 0x02, "S5": 0x05}
+# System and device state. A device is never further off than D3.
+CODES = {"S0": (0x00, 0x00), "S2": (0x02, 0x02), "S5": (0x05, 0x03)}
 
 
 class Host:
@@ -61,11 +62,11 @@ class Host:
 
     def report(self, state, give_up=False):
         """Set ACPI Power State, both halves; as UEFI: three tries, then on without. Returns the exchange or None."""
-        byte = 0x80 | CODES[state]
+        both = [0x80 | code for code in CODES[state]]
         for _ in range(3):
             self.note("says", state)
             try:
-                exchange = self.kcs.ask(NETFN_APP, SET_ACPI, [byte, byte], give_up)
+                exchange = self.kcs.ask(NETFN_APP, SET_ACPI, both, give_up)
             except Failed as error:
                 self.note("kcs-failed", f"{state}: {error}")
                 try:

@@ -14,8 +14,8 @@ NOTICE = 0.25
 SEEN = 1.5
 
 _COMMAND = re.compile(r"^\d+@(\d+\.\d+):aspeed_i2c_bus_write bus\[(\d+)\]: To 0x(\w+) of size \d+: 0x(\w+)")
-# I2CD14 (command) and I2CD20 (byte buffer) of the AST2600's old register mode, as Linux's i2c-aspeed drives it.
-COMMAND, BUFFER = 0x14, 0x20
+# I2CD00 (function control), I2CD14 (command) and I2CD20 (byte buffer) of the AST2600's old register mode, as Linux's i2c-aspeed drives it.
+FUNCTION, COMMAND, BUFFER = 0x00, 0x14, 0x20
 START, TX, RX, STOP = 0x01, 0x02, 0x08 | 0x10, 0x20
 
 
@@ -60,7 +60,10 @@ class Trace:
         value = int(match[4], 16)
         if bus not in self.buses:
             return
-        if register == BUFFER:
+        if register == FUNCTION and value == 0:
+            # The driver sets the controller up anew: a reset of the BMC ended what it was doing.
+            self._running.pop(bus, None)
+        elif register == BUFFER:
             self._buffer[bus] = value
         elif register == COMMAND:
             running = self._running.get(bus)
@@ -78,10 +81,6 @@ class Trace:
                 running.bytes += 1
             if value & STOP:
                 del self._running[bus]
-
-    def bmc_reset(self):
-        """A reset of the BMC ends what its controllers were doing."""
-        self._running.clear()
 
 
 @dataclass

@@ -116,7 +116,7 @@ class Machine:
     # QMP
 
     def _read_qmp(self):
-        for line in self._qmp:
+        for line in self._qmp_lines():
             message = json.loads(line)
             if message.get("event") == "RESET":
                 self.resets.append(time.time())
@@ -126,6 +126,12 @@ class Machine:
             elif "event" not in message:
                 self._qmp_answers.put(message)
         self._qmp_answers.put(None)
+
+    def _qmp_lines(self):
+        try:
+            yield from self._qmp
+        except OSError:
+            pass  # QEMU has ended.
 
     def qmp(self, command, **arguments):
         with self._lock:

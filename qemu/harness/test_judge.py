@@ -75,7 +75,7 @@ class Judge(unittest.TestCase):
             return len(bad), len(unknowing)
 
         self.assertEqual(found(103.0), (1, 0))
-        self.assertEqual(found(104.9999), (1, 0))
+        self.assertEqual(found(104.999), (1, 0))
         self.assertEqual(found(105.1), (0, 0))
         self.assertEqual(found(109.99999 - 0.001), (0, 0))
         self.assertEqual(found(109.9998), (0, 1), "under way when power went")
@@ -86,6 +86,12 @@ class Judge(unittest.TestCase):
     def test_reading_before_settle_is_seen(self):
         self.assertEqual(len(judge.too_early(BOOT, read(recorded(106.0)).transfers, 2.0)), 1)
         self.assertEqual(len(judge.too_early(BOOT, read(recorded(107.0)).transfers, 2.0)), 0)
+
+    def test_a_bmc_reset_ends_a_transfer(self):
+        cut = "".join(recorded(103.0).splitlines(True)[:4])
+        reset = "7@104.0:aspeed_i2c_bus_write bus[3]: To 0x0 of size 4: 0x0\n"
+        transfers = read(cut + reset + recorded(112.0)).transfers
+        self.assertEqual([round(t.ended) for t in transfers], [103, 112])
 
     def test_bytes_without_a_start_count(self):
         text = "7@5.0:aspeed_i2c_bus_write bus[4]: To 0x14 of size 4: 0x2\n"
