@@ -2,16 +2,17 @@
 //! The composition root: read it to learn the architecture.
 //!
 //! ```text
-//!  bus threads ── permits ──┐                    ┌── objects (what a Get returns)
-//!                           │                    │
-//!  D-Bus ──> Bus ── Input ──┴─> EventLoop ── Output ──> Bus ──> D-Bus, systemd
-//!             (adapters)         │    ▲  (never waits)   (in order)
-//!                                ▼    │          │
-//!                             Machine::step      └──> store (a thread of its own)
-//!                             (logic: pure)
+//!  Poller: a thread for each I2C bus          ┌── objects (what a Get returns)
+//!      ▲ permits      │ Input::Read            │
+//!      └──────────────┼────────────┐           │
+//!  D-Bus ──> Bus ── Input ──> EventLoop ── Output ──> Bus ──> D-Bus, systemd
+//!             (adapters)        │    ▲  (never waits)  (in order)
+//!                               ▼    │           │
+//!                  Machine::step, Sensors        └──> store (a thread of its own)
+//!                  (logic: pure)
 //! ```
 
-use std::{collections::BTreeMap, future::Future};
+use std::{future::Future, path::Path, sync::Arc};
 
 use tokio::sync::mpsc::unbounded_channel;
 
@@ -19,18 +20,25 @@ use crate::{
     adapters::{
         acpi_object::AcpiObject,
         bus::{Bus, Failed},
+        i2c::{Buses, LinuxBuses},
         objects::Tree,
+        sensor_objects::SensorObject,
     },
-    config::{self, Settings},
+    config::Settings,
     logic::machine::{Machine, Stored},
     shell::{
         clock::Clock,
         event_loop::{EventLoop, Input},
         permits::Permits,
+        poller::Poller,
         store::{self, Memory, Places, Storage, Writer},
         supervisor::Supervisor,
+        wiring::Wiring,
     },
 };
+
+/// Where the kernel shows its devices.
+const SYSFS: &str = "/sys";
 
 /// The daemon: what `main` and the demo both run.
 pub struct Daemon {
@@ -38,8 +46,10 @@ pub struct Daemon {
     clock: Clock,
     connection: zbus::Connection,
     supervisor: Supervisor,
+    wiring: Wiring,
     permits: Permits,
     places: Option<Places>,
+    i2c: Arc<dyn Buses>,
 }
 
 /// Why the daemon stopped without being asked to.
@@ -48,6 +58,9 @@ pub enum Error {
     /// It cannot do without the bus.
     #[error(transparent)]
     Bus(#[from] Failed),
+    /// The system gives no timer or no thread.
+    #[error("the {0} cannot be started")]
+    Start(&'static str, #[source] std::io::Error),
     /// A part of it ended that never should.
     #[error("the {0} ended by itself, which it never should: a fault in acpi-stated")]
     Part(&'static str),
@@ -63,11 +76,16 @@ impl Daemon {
         connection: zbus::Connection,
         supervisor: Supervisor,
     ) -> Self {
-        let index: BTreeMap<u32, usize> = settings.hosts.iter().map(|host| host.id).zip(0..).collect();
-        let carried = |bus: &config::Bus| bus.hosts.iter().filter_map(|id| index.get(id).copied()).collect();
-        let buses: Vec<_> = settings.buses.iter().map(|bus| (bus.bus, carried(bus))).collect();
-        let permits = Permits::new(settings.hosts.len(), &buses);
-        Self { settings, clock, connection, supervisor, permits, places: None }
+        let wiring = Wiring::new(&settings);
+        let permits = Permits::new(settings.hosts.len(), &wiring.buses);
+        let i2c = Arc::new(LinuxBuses::default());
+        Self { settings, clock, connection, supervisor, wiring, permits, places: None, i2c }
+    }
+
+    /// Reads sensors on these buses, in place of the kernel's.
+    #[must_use]
+    pub fn with_buses(self, i2c: Arc<dyn Buses>) -> Self {
+        Self { i2c, ..self }
     }
 
     /// Remembers there, for its next life, what it knows of the hosts; without it nothing is read or written.
@@ -104,7 +122,7 @@ impl Daemon {
         storage: Option<Storage>,
         stop: impl Future<Output = ()>,
     ) -> Result<(), Error> {
-        let Self { settings, clock, connection, supervisor, permits, places: _ } = self;
+        let Self { settings, clock, connection, supervisor, wiring, permits, places: _, i2c } = self;
         let (to_loop, inputs) = unbounded_channel();
         let (to_bus, outputs) = unbounded_channel();
 
@@ -120,12 +138,20 @@ impl Daemon {
         });
         let machines = machines.collect();
         let feed_every = supervisor.feed_every();
-        let event_loop = EventLoop::new(clock, permits, machines, inputs, to_bus, feed_every, stop_within)
-            .with_memory(memory);
+        let names = wiring.settings().map(|(sensor, _)| sensor.name.clone()).collect();
+        let event_loop =
+            EventLoop::new(clock, permits.clone(), machines, inputs, to_bus, feed_every, stop_within)
+                .with_memory(memory)
+                .with_sensors(wiring.sensors(), names);
 
         let objects = event_loop.views().iter().zip(&hosts).enumerate();
         let acpi = objects.map(|(host, (view, (id, _)))| AcpiObject::new(host, *id, view.clone())).collect();
-        let bus = Bus::new(connection, supervisor, Tree { acpi }, hosts, storage, to_loop.clone(), outputs);
+        let sensors = wiring.settings().map(|(sensor, host)| SensorObject::new(host, sensor)).collect();
+        let tree = Tree { acpi, sensors };
+        let bus = Bus::new(connection, supervisor, tree, hosts, storage, to_loop.clone(), outputs);
+        let lines = wiring.lines(Path::new(SYSFS));
+        let mut poller = Poller::start(lines, &i2c, &permits, clock, &to_loop)
+            .map_err(|error| Error::Start("bus threads", error))?;
 
         // The bus task outlives the event loop only to send what is left.
         let mut bus = tokio::spawn(bus.run());
@@ -133,11 +159,13 @@ impl Daemon {
         tokio::select! {
             ended = &mut bus => return Err(bus_ended(ended)),
             _ = &mut event_loop => return Err(Error::Part("event loop")),
+            () = poller.lost() => return Err(Error::Part("bus threads")),
             () = stop => {}
         }
         to_loop.send(Input::Stop).unwrap_or_default();
         drop(to_loop);
         let Ok(Ok(())) = event_loop.await else { return Err(Error::Part("event loop")) };
+        poller.stop(stop_within).await;
         match bus.await {
             Ok(Ok(())) => Ok(()),
             ended => Err(bus_ended(ended)),

@@ -121,7 +121,7 @@ fn serve(
                 Some(Failure::Bus(_)) => exit::UNAVAILABLE,
                 None if error.is::<NoBus>() => exit::UNAVAILABLE,
                 // Or it could not set itself up.
-                Some(Failure::Part(_)) | None => exit::SOFTWARE,
+                Some(Failure::Part(_) | Failure::Start(..)) | None => exit::SOFTWARE,
             };
             code.into()
         }

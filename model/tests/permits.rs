@@ -189,7 +189,7 @@ fn a_lease_that_runs_out_closes() {
 fn no_opening_is_missed() {
     check(|| {
         let (permits, bus) = one_bus();
-        let waiting = thread::spawn(move || bus.wait_open(DIMM, Duration::MAX));
+        let waiting = thread::spawn(move || bus.wait_open(&[DIMM]));
         set(&permits, true);
         assert!(waiting.join().expect("woken"));
     });
@@ -203,7 +203,7 @@ fn a_renewal_in_the_last_moment_wakes_who_came_too_late() {
         set(&permits, true);
         advance(LEASE.saturating_sub(Duration::from_millis(1)));
         let time = thread::spawn(|| advance(Duration::from_millis(1)));
-        let waiting = thread::spawn(move || bus.wait_open(DIMM, Duration::MAX));
+        let waiting = thread::spawn(move || bus.wait_open(&[DIMM]));
         set(&permits, true);
         assert!(waiting.join().expect("woken"));
         time.join().expect("time passes");

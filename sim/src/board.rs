@@ -16,6 +16,7 @@ use crate::{
     Error, Result,
     clock::{Lateness, millis, secs, sleep},
     daemon::DaemonThread,
+    dimm::SimBuses,
     host::{Answer, Firmware, Host, Report, Spds},
     ipmid::{GET_ACPI_POWER_STATE, Ipmid, SET_ACPI_POWER_STATE, cc},
     mapper,
@@ -24,7 +25,7 @@ use crate::{
     poller::Poller,
     power_control::PowerControl,
     private_bus::PrivateBus,
-    setup::{BUSES, DIMMS_INSTALLED, Setup, Way},
+    setup::{BUSES, DIMMS_INSTALLED, KINDS, Setup, Way},
     simbus::{Master, SimBus},
     systemd::Systemd,
     tally::{Count, Tally},
@@ -86,7 +87,8 @@ impl Board {
         let bus = PrivateBus::start()?;
         let address = bus.address();
         let clock = Clock::scaled(setup.speed);
-        let buses: Vec<_> = BUSES.map(|number| Arc::new(SimBus::new(number))).into();
+        let buses: Vec<_> =
+            BUSES.into_iter().zip(KINDS).map(|(number, kind)| Arc::new(SimBus::new(number, kind))).collect();
         let timeline = Timeline::new(setup.detail, clock, buses.clone());
         let mut tasks = JoinSet::new();
         let lateness = Lateness::measure(&mut tasks);
@@ -98,7 +100,8 @@ impl Board {
         let observer = Observer::start(address, timeline.clone(), &mut tasks).await?;
         let ipmid = Ipmid::start(address).await?;
         let host = Host::new(setup.firmware, ipmid.clone(), buses.clone());
-        let daemon = DaemonThread::start(address, setup.settings(), clock).await?;
+        let daemon =
+            DaemonThread::start(address, setup.settings(), clock, Arc::new(SimBuses(buses.clone()))).await?;
         if !observer.daemon_ready(START).await {
             return Err(Error::from("the daemon shows no state"));
         }

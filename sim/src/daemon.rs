@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The real daemon, run as its own `main` runs it.
 
-use std::{thread::JoinHandle, time::Duration};
+use std::{sync::Arc, thread::JoinHandle, time::Duration};
 
 use acpi_stated::{
+    adapters::i2c::Buses,
     config::Settings,
     daemon::Daemon,
     shell::{clock::Clock, permits::Permits, supervisor::Supervisor},
@@ -22,7 +23,12 @@ pub struct DaemonThread {
 
 impl DaemonThread {
     /// Starts it on the bus at `address`, and waits until its permits are there.
-    pub async fn start(address: &str, settings: Settings, clock: Clock) -> Result<Self> {
+    pub async fn start(
+        address: &str,
+        settings: Settings,
+        clock: Clock,
+        buses: Arc<dyn Buses>,
+    ) -> Result<Self> {
         let (orders, mut ordered) = mpsc::unbounded_channel();
         let (to_board, permits) = oneshot::channel();
         let address = address.to_owned();
@@ -30,7 +36,7 @@ impl DaemonThread {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 let connection = connect(&address).await?;
-                let daemon = Daemon::new(settings, clock, connection, Supervisor::silent());
+                let daemon = Daemon::new(settings, clock, connection, Supervisor::silent()).with_buses(buses);
                 if to_board.send(daemon.permits()).is_err() {
                     return Err(Error::from("the board is gone"));
                 }

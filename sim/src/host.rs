@@ -13,9 +13,10 @@ use tokio::task::JoinSet;
 
 use crate::{
     Result,
+    dimm::Dimm,
     ipmid::{Ipmid, SET_ACPI_POWER_STATE, cc},
     lock,
-    simbus::{DIMMS, Master, Outcome, SimBus},
+    simbus::{Master, Outcome, SimBus},
 };
 
 /// How many words UEFI reads of each SPD.
@@ -208,16 +209,17 @@ impl Host {
 
 fn read_spds(buses: &[Arc<SimBus>]) -> Spds {
     let first = Instant::now();
-    let missing_on =
-        |bus: &SimBus| DIMMS.into_iter().filter(|device| !read_spd(bus, *device)).collect::<Vec<_>>();
+    let addresses = |bus: &SimBus| bus.dimms().iter().map(Dimm::address).collect::<Vec<_>>();
+    let missing_on = |bus: &SimBus| {
+        addresses(bus).into_iter().filter(|device| !read_spd(bus, *device)).collect::<Vec<_>>()
+    };
     let missing = thread::scope(|scope| {
         // All threads must have started before the first is waited for.
-        let readers: Vec<_> =
-            buses.iter().map(|bus| (bus.number(), scope.spawn(|| missing_on(bus)))).collect();
-        let found = readers.into_iter().flat_map(|(number, reader)| {
+        let readers: Vec<_> = buses.iter().map(|bus| (bus, scope.spawn(|| missing_on(bus)))).collect();
+        let found = readers.into_iter().flat_map(|(bus, reader)| {
             // A reader that panicked found nothing.
-            let missing = reader.join().unwrap_or_else(|_| DIMMS.to_vec());
-            missing.into_iter().map(move |device| (number, device))
+            let missing = reader.join().unwrap_or_else(|_| addresses(bus));
+            missing.into_iter().map(|device| (bus.number(), device))
         });
         found.collect()
     });
@@ -238,10 +240,11 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
     use super::*;
+    use crate::dimm::Kind;
 
     #[test]
     fn uefi_finds_all_dimms_on_quiet_buses_and_skips_those_it_was_denied() {
-        let buses = [Arc::new(SimBus::new(3)), Arc::new(SimBus::new(4))];
+        let buses = [Arc::new(SimBus::new(3, Kind::Ddr4)), Arc::new(SimBus::new(4, Kind::Ddr5))];
         assert!(read_spds(&buses).missing.is_empty());
         let words = 2 * 4 * SPD_WORDS as usize;
         let log: Vec<_> = buses.iter().flat_map(|bus| bus.take_log()).collect();

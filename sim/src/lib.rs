@@ -15,6 +15,7 @@
 pub mod board;
 pub mod clock;
 pub mod daemon;
+pub mod dimm;
 pub mod host;
 pub mod ipmid;
 pub mod mapper;

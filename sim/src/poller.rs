@@ -15,7 +15,10 @@ use std::{
 
 use acpi_stated::shell::permits::{BusPermits, Need, Permits};
 
-use crate::simbus::{DIMMS, Master, SimBus};
+use crate::{
+    dimm::Dimm,
+    simbus::{Master, SimBus},
+};
 
 /// Whether the poller heeds a refused permit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,8 +33,8 @@ pub enum Gate {
 const NEED: Need = Need::Gate(0);
 /// A transfer is followed by a rest of nine times its length.
 const REST: u32 = 9;
-/// How long a closed gate is waited for before the thread looks whether it should end.
-const WAIT: Duration = Duration::from_millis(50);
+/// How often a closed gate is looked at.
+const WAIT: Duration = Duration::from_micros(500);
 
 /// The thread of one bus; it ends when this is dropped.
 #[derive(Debug)]
@@ -76,7 +79,7 @@ impl Drop for Poller {
 
 fn poll(bus: &SimBus, permits: &BusPermits, gate: Gate, shared: &Shared) {
     let mut refused = false;
-    for device in DIMMS.into_iter().cycle() {
+    for device in bus.dimms().iter().map(Dimm::address).cycle() {
         if shared.stop.load(Relaxed) {
             return;
         }
@@ -86,8 +89,7 @@ fn poll(bus: &SimBus, permits: &BusPermits, gate: Gate, shared: &Shared) {
         }
         refused = permit.is_none();
         if refused && gate == Gate::Heeded {
-            // Whether it opened is seen at the next permit.
-            let _open: bool = permits.wait_open(NEED, WAIT);
+            thread::sleep(WAIT);
             continue;
         }
         let start = Instant::now();
@@ -101,6 +103,7 @@ fn poll(bus: &SimBus, permits: &BusPermits, gate: Gate, shared: &Shared) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dimm::Kind;
 
     fn set(permits: &Permits, open: bool) {
         permits.set(|_| open, |_| open);
@@ -117,8 +120,8 @@ mod tests {
     #[test]
     fn polls_while_it_is_permitted_and_takes_a_tenth_of_the_bus() {
         let permits = Permits::new(1, &[(3, vec![0])]);
-        let bus = Arc::new(SimBus::new(3));
-        assert!(Poller::start(Arc::new(SimBus::new(4)), &permits, Gate::Heeded).is_none());
+        let bus = Arc::new(SimBus::new(3, Kind::Ddr4));
+        assert!(Poller::start(Arc::new(SimBus::new(4, Kind::Ddr5)), &permits, Gate::Heeded).is_none());
         let poller = Poller::start(Arc::clone(&bus), &permits, Gate::Heeded).unwrap();
         thread::sleep(Duration::from_millis(20));
         assert_eq!(bus.count(Master::Bmc), 0);
@@ -139,7 +142,7 @@ mod tests {
     #[test]
     fn with_the_gate_ignored_it_transfers_and_still_counts_openings() {
         let permits = Permits::new(1, &[(3, vec![0])]);
-        let bus = Arc::new(SimBus::new(3));
+        let bus = Arc::new(SimBus::new(3, Kind::Ddr4));
         let poller = Poller::start(Arc::clone(&bus), &permits, Gate::Ignored).unwrap();
         wait("transfers", || bus.count(Master::Bmc) > 2);
         assert_eq!(poller.openings(), 0);

@@ -3,16 +3,24 @@
 
 use std::fmt;
 
-use acpi_stated::config::{Bus, Evidence, Host, Settings, Timing};
+use acpi_stated::config::{Bus, Device, Evidence, Group, Host, Limits, Sensor, Settings, Source, Timing};
 
 use crate::{
-    host::Firmware, poller::Gate, power_control::Flavour, simbus::DIMMS, systemd::Manners, timeline::Detail,
+    dimm::{Dimm, Kind},
+    host::Firmware,
+    poller::Gate,
+    power_control::Flavour,
+    simbus::{DIMMS, SimBus},
+    systemd::Manners,
+    timeline::Detail,
 };
 
 /// The Linux numbers of the board's buses.
 pub const BUSES: [u32; 2] = [3, 4];
+/// The kinds of DIMMs on them.
+pub const KINDS: [Kind; 2] = [Kind::Ddr4, Kind::Ddr5];
 /// How many DIMMs the board has.
-pub const DIMMS_INSTALLED: usize = BUSES.len() * DIMMS.len();
+pub const DIMMS_INSTALLED: usize = BUSES.len() * DIMMS as usize;
 
 /// What a board is made of.
 #[derive(Clone, Debug)]
@@ -69,7 +77,15 @@ impl Setup {
         host.timing = self.timing;
         host.has_dimms = true;
         let buses = BUSES.map(|bus| Bus::new(bus, vec![0])).into();
-        Settings { hosts: vec![host], buses, ..Settings::default() }
+        let sensors = BUSES.into_iter().zip(KINDS).zip('A'..).flat_map(|((bus, kind), letter)| {
+            SimBus::new(bus, kind)
+                .dimms()
+                .iter()
+                .zip(0..)
+                .map(|(dimm, slot)| sensor(bus, letter, slot, dimm))
+                .collect::<Vec<_>>()
+        });
+        Settings { hosts: vec![host], buses, sensors: sensors.collect(), ..Settings::default() }
     }
 }
 
@@ -115,5 +131,24 @@ impl fmt::Display for Way {
             Self::Hang => "power cycle, hang in POST",
             Self::AdminSetsS0 => "power cycle, administrator sets S0 in POST",
         })
+    }
+}
+
+/// The sensor of a DIMM, as its configuration has it.
+fn sensor(bus: u32, letter: char, slot: u32, dimm: &Dimm) -> Sensor {
+    let device = match dimm.kind() {
+        Kind::Ddr4 => Device::Jc42,
+        Kind::Ddr5 => Device::Spd5118,
+    };
+    let address = u8::try_from(dimm.address()).unwrap_or_default();
+    Sensor {
+        warning: Limits { low: None, high: Some(85.0) },
+        critical: Limits { low: None, high: Some(95.0) },
+        ..Sensor::new(
+            format!("DIMM_TEMP_{letter}{slot}"),
+            0,
+            Group::Dimm,
+            Source::Device { device, bus, address },
+        )
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! A transfer takes 0.45 ms of real time. A master that starts while another's transfer is under way
 //! is denied, as one that loses arbitration or finds the bus busy. Every transfer is logged: all that
-//! the board counts about its buses is counted from this log.
+//! the board counts about its buses is counted from this log. The BMC's own threads take turns, as the
+//! kernel's lock on an adapter makes them.
 
 use std::{
     fmt,
@@ -15,12 +16,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::lock;
+use crate::{
+    dimm::{Dimm, Kind},
+    lock,
+};
 
 /// How long one transfer takes, in real time: a word read at 100 kHz.
 pub const TRANSFER: Duration = Duration::from_micros(450);
-/// The DIMMs' addresses on each bus: of their SPDs as well as of their sensors, to the board.
-pub const DIMMS: [u32; 4] = [0x18, 0x19, 0x1a, 0x1b];
+/// How many DIMMs a bus has.
+pub const DIMMS: u32 = 4;
 
 /// Who transfers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +63,9 @@ pub struct Transfer {
 #[derive(Debug)]
 pub struct SimBus {
     number: u32,
+    dimms: Vec<Dimm>,
+    /// The adapter, which one thread of the BMC has at a time.
+    adapter: Mutex<()>,
     inner: Mutex<Inner>,
     begun: [AtomicU64; 2],
 }
@@ -70,10 +77,27 @@ struct Inner {
 }
 
 impl SimBus {
-    /// A quiet bus with this Linux bus number.
+    /// A quiet bus with this Linux bus number, and with DIMMs of this kind. To the board, a DIMM's SPD and its sensor
+    /// have one address.
     #[must_use]
-    pub fn new(number: u32) -> Self {
-        Self { number, inner: Mutex::default(), begun: [AtomicU64::new(0), AtomicU64::new(0)] }
+    pub fn new(number: u32, kind: Kind) -> Self {
+        let first = match kind {
+            Kind::Ddr4 => 0x18,
+            Kind::Ddr5 => 0x50,
+        };
+        Self {
+            number,
+            dimms: (first..first + DIMMS).map(|address| Dimm::new(address, kind)).collect(),
+            adapter: Mutex::default(),
+            inner: Mutex::default(),
+            begun: [AtomicU64::new(0), AtomicU64::new(0)],
+        }
+    }
+
+    /// Its DIMMs.
+    #[must_use]
+    pub fn dimms(&self) -> &[Dimm] {
+        &self.dimms
     }
 
     /// Its Linux bus number.
@@ -90,6 +114,13 @@ impl SimBus {
     /// A transfer with a device that stretches the clock, so that it takes `length`.
     pub fn stretched(&self, master: Master, device: u32, length: Duration) -> Outcome {
         let start = Instant::now();
+        self.held(master, device, || thread::sleep(length.saturating_sub(start.elapsed())))
+    }
+
+    /// A transfer that ends when `until` returns.
+    pub fn held(&self, master: Master, device: u32, until: impl FnOnce()) -> Outcome {
+        let _adapter = (master == Master::Bmc).then(|| lock(&self.adapter));
+        let start = Instant::now();
         self.begun(master).fetch_add(1, Relaxed);
         let free = {
             let mut inner = lock(&self.inner);
@@ -104,7 +135,7 @@ impl SimBus {
         if !free {
             return Outcome::Denied;
         }
-        thread::sleep(length.saturating_sub(start.elapsed()));
+        until();
         let mut inner = lock(&self.inner);
         inner.holder = None;
         inner.log.push(Transfer { device, master, start, end: Instant::now(), outcome: Outcome::Done });
@@ -145,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_transfer_takes_its_time_and_is_logged() {
-        let bus = SimBus::new(3);
+        let bus = SimBus::new(3, Kind::Ddr4);
         assert_eq!(bus.transfer(Master::Uefi, 0x18), Outcome::Done);
         let log = bus.take_log();
         assert_eq!(log.len(), 1);
@@ -157,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_second_master_is_denied_while_the_first_transfers_and_not_after() {
-        let bus = Arc::new(SimBus::new(3));
+        let bus = Arc::new(SimBus::new(3, Kind::Ddr4));
         let first = {
             let bus = Arc::clone(&bus);
             thread::spawn(move || {

@@ -238,7 +238,8 @@ impl Object for AcpiObject {
     }
 }
 
-fn properties_changed(
+/// The PropertiesChanged of these properties.
+pub(super) fn properties_changed(
     path: &str,
     interface: &str,
     changed: Vec<(&'static str, Variant<'_>)>,

@@ -33,7 +33,7 @@ use crate::{
         callers::{Caller, Callers},
         dispatch::{Answer, Ask, Refusal, dispatch, wants_no_reply},
         mapper::Mapper,
-        objects::{Request, Tree},
+        objects::{Object as _, Request, Tree},
         owner::name_owner,
         power_state::{Outcome, PowerState},
         systemd::Systemd,
@@ -396,13 +396,17 @@ impl Bus {
                 Effect::Unit(order) => {
                     out.extend(self.systemd.order(host, order)?);
                 }
+                Effect::Assert => {
+                    for object in self.tree.sensors.iter().filter(|object| object.host() == host) {
+                        out.extend(object.assert()?);
+                    }
+                }
                 // The first two are handled with the answers, the next two by the event loop itself;
-                // sensors, fans and boot progress have no adapter yet.
+                // boot progress has no adapter yet.
                 Effect::Publish { .. }
                 | Effect::Answer(_)
                 | Effect::Transitioned(_)
                 | Effect::DrainTimedOut
-                | Effect::Assert
                 | Effect::BootProgress(_) => {}
             },
             Output::Track(host, view) => {
@@ -410,6 +414,11 @@ impl Bus {
                     out.extend(object.track(*view)?);
                 }
                 self.status();
+            }
+            Output::Sensor(sensor, snapshot) => {
+                if let Some(object) = self.tree.sensors.get_mut(sensor) {
+                    out.extend(object.publish(snapshot)?);
+                }
             }
             Output::Transitioned { host, when, entry } => {
                 if let Some(object) = self.tree.acpi.get(host) {

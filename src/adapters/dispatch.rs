@@ -17,7 +17,7 @@ use zbus::{
 };
 
 use crate::adapters::objects::{
-    Access, Arg, Interface, MANAGERS, Method, Object, Property, Request, Signal, Tree, below,
+    Access, Arg, Interface, Method, Object, Property, Request, Signal, Tree, below,
 };
 
 pub(crate) const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
@@ -106,7 +106,7 @@ fn route(tree: &Tree, call: &Message, header: &Header<'_>) -> Routed {
             Err(e) => Err(refusal!("Failed", "The machine id cannot be read: {e}.")),
         },
         "Introspect" if is(INTROSPECTABLE) => Ok(reply(header, &introspect(tree, path)?.as_str())),
-        "GetManagedObjects" if is(OBJECT_MANAGER) && MANAGERS.contains(&path) => {
+        "GetManagedObjects" if is(OBJECT_MANAGER) && tree.managers().any(|manager| manager == path) => {
             Ok(managed(tree, path, header))
         }
         _ => {
@@ -264,7 +264,7 @@ fn introspect(tree: &Tree, path: &str) -> Result<String, Refusal> {
         .filter_map(|rest| rest.split('/').next())
         .collect();
     let object = tree.object(path);
-    let manager = MANAGERS.contains(&path);
+    let manager = tree.managers().any(|manager| manager == path);
     // The root is always there: where nothing is known yet, it is empty.
     if object.is_none() && !manager && children.is_empty() && path != "/" {
         return Err(refusal!("UnknownObject", "Unknown object '{path}'."));

@@ -6,7 +6,11 @@ use std::collections::BTreeMap;
 
 use zbus::{Message, Variant};
 
-use crate::{adapters::acpi_object::AcpiObject, logic::acpi::AcpiState, shell::permits::HostIndex};
+use crate::{
+    adapters::{acpi_object::AcpiObject, sensor_objects::SensorObject},
+    logic::acpi::AcpiState,
+    shell::permits::HostIndex,
+};
 
 /// Whether a property can be Set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,16 +99,25 @@ pub(crate) trait Object {
 pub(crate) struct Tree {
     /// One for each host, in the order of the configuration.
     pub(crate) acpi: Vec<AcpiObject>,
+    /// One for each sensor, in the order of the configuration.
+    pub(crate) sensors: Vec<SensorObject>,
 }
 
-/// Where an `ObjectManager` sits: at or above every object, or the mapper misses changes
-/// (contract 1.6).
-pub(crate) const MANAGERS: [&str; 1] = ["/xyz/openbmc_project/control"];
+/// Where the `ObjectManager` of hosts sits: at or above every object, or the mapper misses changes (contract 1.6).
+pub(crate) const HOSTS: &str = "/xyz/openbmc_project/control";
+/// And that of sensors (contract 5).
+pub(crate) const SENSORS: &str = "/xyz/openbmc_project/sensors";
 
 impl Tree {
     /// Every object.
     pub(crate) fn objects(&self) -> impl Iterator<Item = &dyn Object> {
-        self.acpi.iter().map(|object| object as &dyn Object)
+        let sensors = self.sensors.iter().map(|object| object as &dyn Object);
+        self.acpi.iter().map(|object| object as &dyn Object).chain(sensors)
+    }
+
+    /// Where an `ObjectManager` sits.
+    pub(crate) fn managers(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(HOSTS).chain((!self.sensors.is_empty()).then_some(SENSORS))
     }
 
     /// The object at this path.
@@ -114,7 +127,7 @@ impl Tree {
 
     /// Every path where something is: objects and managers.
     pub(crate) fn paths(&self) -> impl Iterator<Item = &str> {
-        self.acpi.iter().map(AcpiObject::path).chain(MANAGERS)
+        self.objects().map(Object::path).chain(self.managers())
     }
 }
 

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From what the file says to what the daemon works with: the rules between keys, and the warnings.
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
 
 use super::{
     Bus, Events, Evidence, Fans, Host, Limits, Sensor, Settings, Source, SpdMux, Targets, Timing,
@@ -218,11 +222,12 @@ fn check_buses(config: &Config, hosts: &Hosts, problems: &mut Problems, warnings
             );
         }
         let Some(listed) = &bus.hosts else { continue };
-        if listed.whole && listed.items.is_empty() && !hosts.ids.is_empty() {
-            problems.add(
+        let used = !config.sensors.whole || config.sensors.values().any(|sensor| sensor.bus == Some(bus.bus));
+        if listed.whole && listed.items.is_empty() && !used {
+            warnings.add(
                 &format!("{at}.hosts"),
-                "no host is listed: nothing would keep this bus quiet",
-                format!("list those whose DIMMs it carries; {}", hosts.told()),
+                "no host is listed and no sensor is on it: this entry does nothing",
+                format!("list those whose DIMMs it carries, or leave the bus out; {}", hosts.told()),
             );
         }
         for (place, id) in listed.iter().filter(|(_, id)| !hosts.know(id.0)) {
@@ -239,7 +244,7 @@ fn check_buses(config: &Config, hosts: &Hosts, problems: &mut Problems, warnings
 
 fn check_sensors(config: &Config, hosts: &Hosts, problems: &mut Problems, warnings: &mut Problems) {
     let mut names = BTreeSet::new();
-    let mut places = BTreeSet::new();
+    let mut places = BTreeMap::new();
     let mut paths = BTreeSet::new();
     for (index, sensor) in config.sensors.iter() {
         let at = format!("sensors[{index}]");
@@ -274,15 +279,21 @@ fn check_sensors(config: &Config, hosts: &Hosts, problems: &mut Problems, warnin
             Some(_) | None => {}
         }
         check_source(config, hosts, sensor, &at, problems);
-        if let (Some(bus), Some(address)) = (sensor.bus, sensor.address)
-            && !places.insert((bus, address.0))
-        {
-            problems.found(
-                &format!("{at}.address"),
-                &address.write(),
-                format!("another sensor on bus {} has this address", bus.0),
-                "give each its own",
-            );
+        check_channel(sensor, &at, problems);
+        if let (Some(bus), Some(address)) = (sensor.bus, sensor.address) {
+            let here: &mut Vec<_> = places.entry((bus, address.0)).or_default();
+            let at = format!("{at}.address");
+            if here.iter().any(|(device, _)| *device != sensor.device) {
+                let wrong = format!("another sensor on bus {} has another device at this address", bus.0);
+                problems.found(&at, &address.write(), wrong, "correct the address or the device of one");
+            } else if here.contains(&(sensor.device, channel(sensor))) {
+                let one_only = channels(sensor.device).is_none();
+                let remedy =
+                    if one_only { "give each its own" } else { "give each its own, or another channel" };
+                let wrong = format!("another sensor on bus {} has this address", bus.0);
+                problems.found(&at, &address.write(), wrong, remedy);
+            }
+            here.push((sensor.device, channel(sensor)));
         }
         if let Some(path) = &sensor.path
             && !paths.insert(path)
@@ -372,6 +383,48 @@ fn check_source(config: &Config, hosts: &Hosts, sensor: &keys::Sensor, at: &str,
     }
 }
 
+/// The channels that such a device may have; the first is what `null` means.
+const fn channels(device: Device) -> Option<(u32, u32)> {
+    match device {
+        Device::Tmp421 => Some((0, 3)),
+        Device::Pmbus => Some((1, 3)),
+        Device::Hwmon => Some((1, 32)),
+        Device::Jc42 | Device::Spd5118 | Device::Sbtsi | Device::Tmp75 | Device::Lm75 => None,
+    }
+}
+
+/// The channel that is read.
+fn channel(sensor: &keys::Sensor) -> u32 {
+    let first = channels(sensor.device).map_or(0, |(first, _)| first);
+    sensor.channel.map_or(first, |channel| channel.0)
+}
+
+fn check_channel(sensor: &keys::Sensor, at: &str, problems: &mut Problems) {
+    let Some(given) = sensor.channel else { return };
+    let at = format!("{at}.channel");
+    match channels(sensor.device) {
+        None => problems.found(
+            &at,
+            &given.write(),
+            format!("a {} has one sensor only", sensor.device.word()),
+            "leave it out",
+        ),
+        Some(_) if sensor.path.is_some() => problems.found(
+            &at,
+            &given.write(),
+            "a file is one sensor only",
+            "leave it out, or give bus and address in place of path",
+        ),
+        Some((first, last)) if !(first..=last).contains(&given.0) => problems.found(
+            &at,
+            &given.write(),
+            format!("no {} has such a channel", sensor.device.word()),
+            format!("give {first} to {last}"),
+        ),
+        Some(_) => {}
+    }
+}
+
 /// The order is critical low, warning low, warning high, critical high.
 fn check_limits(sensor: &keys::Sensor, at: &str, problems: &mut Problems) {
     let (warning, critical) = (&sensor.warning, &sensor.critical);
@@ -438,10 +491,13 @@ fn sensor(sensor: &keys::Sensor) -> Option<Sensor> {
         host: sensor.host?.0,
         group: sensor.group,
         source,
+        channel: sensor.channel.and_then(|channel| u8::try_from(channel.0).ok()),
         poll: sensor.poll.0,
         required: sensor.required,
         warning: limits(&sensor.warning),
         critical: limits(&sensor.critical),
+        step: sensor.step.0,
+        hysteresis: sensor.hysteresis.0,
         chassis: sensor.chassis.as_ref().map(|path| path.0.clone()),
     })
 }

@@ -8,8 +8,8 @@ use super::{
     json::Json,
     problem::Problems,
     value::{
-        Address, Celsius, FilePath, LineName, List, ObjectPath, Seconds, SensorName, UnitName, Value, Whole,
-        words,
+        Address, Celsius, Degrees, FilePath, LineName, List, ObjectPath, Seconds, SensorName, UnitName,
+        Value, Whole, words,
     },
 };
 
@@ -200,9 +200,9 @@ keys! {
     struct Bus {
         /// Linux number of the I2C bus; a mux's channel is a bus of its own.
         bus: Whole<0, 65535>,
-        /// The hosts whose DIMMs it carries. `null`: every host.
+        /// The hosts whose DIMMs it carries. `null`: every host. `[]`: none, it only has sensors that are read whenever there is power (`thermal`).
         hosts: Option<List<Whole<0, 255>>> = None,
-        /// The kernel's timeout for one transfer in milliseconds, in steps of ten. It applies to every user of that adapter.
+        /// The kernel's timeout for one transfer in milliseconds, in steps of ten. It applies to every user of that adapter, and below a mux also to the adapters that the mux is on.
         timeout_ms: Whole<10, 1000> = TIMEOUT_MS,
     }
 
@@ -222,14 +222,20 @@ keys! {
         address: Option<Address> = None,
         /// Only for `hwmon`, in place of `bus` and `address`: any file that reads like hwmon's `temp1_input`.
         path: Option<FilePath> = None,
+        /// Which of the device's sensors: of a `tmp421` 0, the local one, to 3; of a `pmbus` device 1 to 3, for `READ_TEMPERATURE_1` to `_3`; with `hwmon` the number in `temp1_input`. `null`: the first.
+        channel: Option<Whole<0, 32>> = None,
         /// How often it is read.
-        poll: Seconds = Seconds::whole(1),
+        poll: Seconds = POLL,
         /// It must be there: when it does not answer it is shown as failed, not as absent.
         required: bool = false,
         /// The warning thresholds.
         warning: Limits = Limits::default(),
         /// The critical thresholds. They lie outside the warning ones.
         critical: Limits = Limits::default(),
+        /// A value is signalled when it is more than this away from the last one that was.
+        step: Degrees<10> = STEP,
+        /// An alarm ends when the value is this far back inside the threshold.
+        hysteresis: Degrees<20> = HYSTERESIS,
         /// The D-Bus path of the inventory item that it belongs to; Redfish shows it there. `null`: it has no such association.
         chassis: Option<ObjectPath> = None,
     }
@@ -262,6 +268,13 @@ pub(crate) const ACK_CAP_QUIESCE_MS: u32 = 3000;
 
 /// A bus's timeout: design 3.3, short by construction.
 pub(crate) const TIMEOUT_MS: Whole<10, 1000> = Whole(30);
+
+/// How often a sensor is read.
+pub(crate) const POLL: Seconds = Seconds::whole(1);
+/// The step of a sensor's signals.
+pub(crate) const STEP: Degrees<10> = Degrees(0.25);
+/// How far an alarmed value must go back.
+pub(crate) const HYSTERESIS: Degrees<20> = Degrees(1.0);
 
 impl Host {
     /// A host with every default.
@@ -312,7 +325,7 @@ words! {
         Lm75 = "lm75",
         /// TMP421 and its like.
         Tmp421 = "tmp421",
-        /// `READ_TEMPERATURE_1` of a PMBus device.
+        /// `READ_TEMPERATURE_1` to `_3` of a PMBus device.
         Pmbus = "pmbus",
         /// A kernel driver's hwmon file.
         Hwmon = "hwmon",

@@ -8,7 +8,7 @@
 //! A duration is in the daemon's clock, except `ack_cap` and a bus's `timeout`, which are real time.
 
 mod check;
-mod json;
+pub(crate) mod json;
 mod keys;
 mod problem;
 #[cfg(test)]
@@ -151,7 +151,7 @@ pub struct SpdMux {
 pub struct Bus {
     /// Linux I2C bus number.
     pub bus: u32,
-    /// Ids of the hosts whose DIMMs it carries.
+    /// Ids of the hosts whose DIMMs it carries. None: its sensors are all `thermal`, and only their own power counts.
     pub hosts: Vec<u32>,
     /// The kernel's timeout of one transfer.
     pub timeout: Duration,
@@ -168,6 +168,8 @@ pub struct Sensor {
     pub group: Group,
     /// Where it is read.
     pub source: Source,
+    /// Which of the device's sensors; `None`: the first. Of a TMP421 the first is 0, of the others 1.
+    pub channel: Option<u8>,
     /// How often.
     pub poll: Duration,
     /// It must be there.
@@ -176,6 +178,10 @@ pub struct Sensor {
     pub warning: Limits,
     /// The critical thresholds.
     pub critical: Limits,
+    /// A value is signalled when it is more than this many degrees away from the last one that was.
+    pub step: f64,
+    /// An alarm ends when the value is this many degrees back inside the threshold.
+    pub hysteresis: f64,
     /// D-Bus path of the inventory item it belongs to.
     pub chassis: Option<String>,
 }
@@ -235,6 +241,27 @@ impl Bus {
     #[must_use]
     pub fn new(bus: u32, hosts: Vec<u32>) -> Self {
         Self { bus, hosts, timeout: check::millis(keys::TIMEOUT_MS) }
+    }
+}
+
+impl Sensor {
+    /// A sensor with every default, of host `host`.
+    #[must_use]
+    pub fn new(name: String, host: u32, group: Group, source: Source) -> Self {
+        Self {
+            name,
+            host,
+            group,
+            source,
+            channel: None,
+            poll: keys::POLL.0,
+            required: false,
+            warning: Limits::default(),
+            critical: Limits::default(),
+            step: keys::STEP.0,
+            hysteresis: keys::HYSTERESIS.0,
+            chassis: None,
+        }
     }
 }
 
@@ -395,6 +422,7 @@ mod tests {
         );
         assert_eq!(sensor.source, Source::Device { device: Device::Jc42, bus: 3, address: 0x18 });
         assert_eq!(sensor.warning, Limits { low: None, high: Some(85.0) });
+        assert_eq!((sensor.channel, sensor.step, sensor.hysteresis), (None, 0.25, 1.0));
 
         let sled = load(Some(Path::new(SLED))).unwrap().settings;
         let units: Vec<_> = sled.hosts.iter().map(|host| host.targets.s2.last().unwrap().as_str()).collect();
@@ -402,6 +430,17 @@ mod tests {
         assert_eq!(units.last(), Some(&"host-s2-state@7.target"));
         assert_eq!(sled.hosts.last().unwrap().targets.s2.len(), 1);
         assert_eq!(sled.buses.last(), Some(&Bus::new(23, vec![7])));
+    }
+
+    #[test]
+    fn what_is_special_of_a_sensor_arrives() {
+        let text = br#"{ "buses": [{ "bus": 3, "hosts": [] }], "sensors": [
+            { "name": "A", "group": "thermal", "device": "tmp421", "bus": 3, "address": "0x4c", "channel": 3,
+              "step": 0.5, "hysteresis": 2 }] }"#;
+        let settings = parse(text).unwrap().settings;
+        let sensor = settings.sensors.first().unwrap();
+        assert_eq!((sensor.channel, sensor.step, sensor.hysteresis), (Some(3), 0.5, 2.0));
+        assert_eq!(settings.buses, [Bus::new(3, vec![])]);
     }
 
     #[test]

@@ -164,6 +164,31 @@ impl Value for Celsius {
     }
 }
 
+/// A difference of temperatures in degrees, from 0 to `MAX`.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub(crate) struct Degrees<const MAX: u32>(pub(crate) f64);
+
+impl<const MAX: u32> Value for Degrees<MAX> {
+    fn accepted() -> String {
+        format!("a number of degrees, 0 to {MAX}")
+    }
+    fn parse(json: &Json) -> Option<Self> {
+        let Json::Number(number) = json else { return None };
+        number.as_f64().filter(|value| (0.0..=f64::from(MAX)).contains(value)).map(Self)
+    }
+    fn write(&self) -> Json {
+        Json::number(self.0)
+    }
+    #[cfg(test)]
+    fn schema() -> Json {
+        object([
+            ("type", string("number")),
+            ("minimum", Json::number(0.0)),
+            ("maximum", Json::number(MAX.into())),
+        ])
+    }
+}
+
 /// A 7-bit I2C address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Address(pub(crate) u8);

@@ -135,6 +135,8 @@ pub enum Event {
     BootProgressByOthers,
     /// Somebody else serves the same object, or nobody does any more.
     Rival(bool),
+    /// A transfer on a bus that matters to this host does not end, or has.
+    BusStuck(bool),
     /// The event loop stalled for longer than an open gate's lease.
     Lapsed,
     /// Time passed.
@@ -400,7 +402,7 @@ impl Machine {
             }
             Event::Drained { epoch } if epoch == self.epoch => self.pending.cap = None,
             Event::DimmsKnown { epoch } if epoch == self.epoch => self.dimms_known = was_open,
-            Event::Drained { .. } | Event::DimmsKnown { .. } | Event::Tick => {}
+            Event::Drained { .. } | Event::DimmsKnown { .. } | Event::BusStuck(_) | Event::Tick => {}
             Event::GuardAlarm => {
                 if let Some(hold) = &mut self.hold {
                     hold.alarmed = true;

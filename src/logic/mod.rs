@@ -6,12 +6,20 @@
 //! - [`machine`]: one host: events in, effects out.
 //! - [`policy`]: what follows from a machine's state.
 //! - [`history`]: the log of transitions.
+//! - [`chip`] and [`reading`]: which registers of a sensor to read, and what they mean.
+//! - [`schedule`]: when each sensor of a bus is read.
+//! - [`sensor`] and [`sensors`]: what is published of one, and of all on their buses.
 
 #![deny(clippy::disallowed_macros, clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod acpi;
+pub mod chip;
 pub mod evidence;
 pub mod history;
 pub mod machine;
 pub mod policy;
+pub mod reading;
+pub mod schedule;
+pub mod sensor;
+pub mod sensors;
 pub mod time;

@@ -17,12 +17,15 @@ use crate::{
     logic::{
         history::Entry,
         machine::{Effect, Event, Machine, SetId, Stored},
-        policy::{self, Diagnosis},
+        policy::{self, Diagnosis, SensorMode},
+        reading::{Celsius, Fault},
+        sensor::{Note, Snapshot},
+        sensors::Sensors,
     },
     shell::{
         alarm::Alarm,
         clock::{Clock, Wall},
-        permits::{HostIndex, LEASE, Permits, RENEW},
+        permits::{Closings, HostIndex, LEASE, Need, Permits, RENEW},
         store::Memory,
     },
 };
@@ -37,6 +40,15 @@ pub(crate) enum Input {
     Event(HostIndex, Event),
     /// A bus for which a drain waited has become quiet.
     Drained,
+    /// A sensor was read.
+    Read {
+        /// Its position in the configuration.
+        sensor: usize,
+        /// How often anything had been closed when the read began.
+        closings: Closings,
+        /// What came of it.
+        result: Result<Celsius, Fault>,
+    },
     /// Somebody wants to know the newest transitions.
     History {
         /// Of which host.
@@ -69,6 +81,8 @@ pub(crate) enum Output {
     },
     /// What the Tracker shows now.
     Track(HostIndex, Box<View>),
+    /// What this sensor shows now.
+    Sensor(usize, Snapshot),
     /// What is to be stored of it now.
     Store(HostIndex, Stored),
     /// The answer to [`Input::History`].
@@ -91,6 +105,12 @@ pub(crate) struct EventLoop {
     permits: Permits,
     machines: Vec<Machine>,
     views: Vec<View>,
+    sensors: Sensors,
+    sensor_names: Vec<String>,
+    /// Hosts of whose DIMMs enough is known since the gate opened.
+    dimms_known: Vec<bool>,
+    /// Hosts that were told that a bus is stuck.
+    stuck: Vec<bool>,
     memory: Memory,
     /// What was last handed off for storage.
     stored: Vec<Option<Stored>>,
@@ -128,6 +148,10 @@ impl EventLoop {
             clock,
             wall,
             permits,
+            sensors: Sensors::default(),
+            sensor_names: Vec::new(),
+            dimms_known: vec![false; machines.len()],
+            stuck: vec![false; machines.len()],
             stored: vec![None; machines.len()],
             memory: Memory::default(),
             machines,
@@ -145,6 +169,11 @@ impl EventLoop {
     /// Has `memory` hold what must survive this process.
     pub(crate) fn with_memory(self, memory: Memory) -> Self {
         Self { memory, ..self }
+    }
+
+    /// Has it follow these sensors, which have these names.
+    pub(crate) fn with_sensors(self, sensors: Sensors, sensor_names: Vec<String>) -> Self {
+        Self { sensors, sensor_names, ..self }
     }
 
     /// What the objects show before anything has happened.
@@ -168,10 +197,14 @@ impl EventLoop {
                 Choice::Input(None) => return Ok(()),
                 Choice::Input(Some(Input::Event(host, event))) => self.step(host, event),
                 Choice::Input(Some(Input::Drained)) | Choice::Time => self.tick(),
+                Choice::Input(Some(Input::Read { sensor, closings, result })) => {
+                    self.read(sensor, closings, result);
+                }
                 Choice::Input(Some(Input::History { host, id, most })) => self.history(host, id, most),
                 Choice::Input(Some(Input::Stop)) => self.stop(),
             }
             self.end_drains();
+            self.show_sensors();
             self.track();
             let over = self.stop_at.is_some_and(|at| self.is_quiet() || at <= Instant::now());
             self.store(over);
@@ -185,9 +218,10 @@ impl EventLoop {
     fn wake_at(&self) -> Instant {
         let machines =
             self.machines.iter().filter_map(Machine::wake_at).map(|at| self.clock.instant(at)).min();
+        let sensors = self.sensors.wake_at().map(|at| self.clock.instant(at));
         let feed = self.feed_every.map(|_| self.feed_at);
         let renew = self.leased.map(|at| at + RENEW);
-        let next = [machines, feed, renew, self.stop_at].into_iter().flatten().min();
+        let next = [machines, sensors, feed, renew, self.stop_at].into_iter().flatten().min();
         next.unwrap_or_else(|| Instant::now() + Duration::from_secs(86_400))
     }
 
@@ -206,6 +240,54 @@ impl EventLoop {
         for host in 0..self.machines.len() {
             self.step(host, Event::Tick);
         }
+        self.sensors.tick(self.clock.now());
+        self.tell_of_dimms();
+        self.watch_buses(None);
+    }
+
+    fn read(&mut self, sensor: usize, closings: Closings, result: Result<Celsius, Fault>) {
+        let note = self.sensors.read(self.clock.now(), sensor, closings, result);
+        if let (Some(note), Some(name)) = (note, self.sensor_names.get(sensor)) {
+            match note {
+                Note::Failing(fault) => tracing::warn!(sensor = name, "{name}: {fault}"),
+                Note::Recovered => tracing::info!(sensor = name, "{name} is read again"),
+            }
+        }
+        self.tell_of_dimms();
+    }
+
+    /// Tells the machines when the fans need not wait for DIMMs any more.
+    fn tell_of_dimms(&mut self) {
+        for host in 0..self.machines.len() {
+            let Some(machine) = self.machines.get(host) else { continue };
+            let known = machine.is_open() && self.sensors.dimms_known(host);
+            let epoch = machine.epoch();
+            let was_known = self.dimms_known.get_mut(host).map(|was| std::mem::replace(was, known));
+            if known && was_known == Some(false) {
+                self.step(host, Event::DimmsKnown { epoch });
+            }
+        }
+    }
+
+    /// Looks for transfers that do not end. `given_up` is a host that was answered without waiting for them any longer.
+    fn watch_buses(&mut self, given_up: Option<HostIndex>) {
+        let mut changed = false;
+        for (bus, (carried, transfer)) in self.permits.under_way().enumerate() {
+            let given_up = given_up.is_some_and(|host| carried.contains(&host));
+            if self.sensors.watch(bus, transfer.as_ref().map(|transfer| transfer.taken), given_up) {
+                changed = true;
+                match transfer {
+                    Some(transfer) => tracing::warn!("{transfer} does not end: the bus is stuck"),
+                    None => tracing::info!("the transfer that was stuck has ended"),
+                }
+            }
+        }
+        for host in 0..if changed { self.machines.len() } else { 0 } {
+            let stuck = self.sensors.bus_stuck(host);
+            if self.stuck.get_mut(host).is_some_and(|was| std::mem::replace(was, stuck) != stuck) {
+                self.step(host, Event::BusStuck(stuck));
+            }
+        }
     }
 
     fn step(&mut self, host: HostIndex, event: Event) {
@@ -215,17 +297,37 @@ impl EventLoop {
         self.set_permits();
         self.note(host);
         for effect in effects {
+            if !matches!(effect, Effect::Publish { .. } | Effect::Answer(_)) {
+                // The first thing after the answer: fan control must not take what is off for broken.
+                self.show_sensors();
+            }
             self.hand_off(host, effect);
+        }
+    }
+
+    /// Hands off what the sensors show, where it changed; behind the answers of their host, if any wait.
+    fn show_sensors(&mut self) {
+        let may_show = |host: usize| self.machines.get(host).is_some_and(|machine| !machine.is_draining());
+        for (sensor, snapshot) in self.sensors.changed(may_show) {
+            self.outputs.send(Output::Sensor(sensor, snapshot)).unwrap_or_default();
         }
     }
 
     /// The gate's decision goes to the bus threads before anything else happens.
     fn set_permits(&mut self) {
         let (machines, stopping) = (&self.machines, self.stop_at.is_some());
-        let open = |host: HostIndex| !stopping && machines.get(host).is_some_and(Machine::is_open);
+        let granted = |need: Need| {
+            !stopping
+                && match need {
+                    Need::Gate(host) => machines.get(host).map(Machine::dimm_sensors),
+                    Need::Power(host) => machines.get(host).map(Machine::thermal_sensors),
+                } == Some(SensorMode::Read)
+        };
         let bus_open = |carried: &[HostIndex]| !stopping && policy::bus_is_open(machines, carried);
-        let any_open = self.permits.set(open, bus_open);
+        let any_open = self.permits.set(granted, bus_open);
         self.leased = any_open.then(Instant::now);
+        let machines = if stopping { &[] } else { machines.as_slice() };
+        self.sensors.follow(self.clock.now(), machines, self.permits.closings());
     }
 
     fn hand_off(&mut self, host: HostIndex, effect: Effect) {
@@ -252,6 +354,7 @@ impl EventLoop {
                         "host{id}: {transfer} did not end in time; the host was answered without it"
                     );
                 }
+                self.watch_buses(Some(host));
             }
             Effect::Publish { .. }
             | Effect::Answer(_)

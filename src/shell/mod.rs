@@ -5,6 +5,8 @@ pub(crate) mod alarm;
 pub mod clock;
 pub(crate) mod event_loop;
 pub mod permits;
+pub(crate) mod poller;
 pub mod store;
 pub mod supervisor;
 mod sync;
+pub(crate) mod wiring;

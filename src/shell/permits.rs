@@ -16,6 +16,7 @@
 
 use std::{
     fmt,
+    path::Path,
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -30,14 +31,32 @@ pub const RENEW: Duration = Duration::from_secs(1);
 /// Position of a host in the configuration, not its id.
 pub type HostIndex = usize;
 
-/// What a transfer needs besides its bus (design 3.1, Gate).
+/// What a transfer needs besides its bus (design 3.1; decision 0005, rule 1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Need {
-    /// Only the bus: a thermal sensor that happens to be on a guarded bus.
-    Bus,
-    /// The gate of this host too: its `dimm` and `s0` sensors.
+    /// The gate of this host: its `dimm` and `s0` sensors.
     Gate(HostIndex),
+    /// Power on this host, and that it is warm: its `thermal` sensors.
+    Power(HostIndex),
 }
+
+/// A bus, which carries one transfer at a time.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum BusId {
+    /// The Linux I2C bus with this number.
+    I2c(u32),
+    /// A file that reads like hwmon's.
+    File(Arc<Path>),
+}
+
+impl From<u32> for BusId {
+    fn from(number: u32) -> Self {
+        Self::I2c(number)
+    }
+}
+
+/// Counts the closings of anything; wraps.
+pub type Closings = u32;
 
 /// Why a permit was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -55,22 +74,30 @@ pub struct Permits {
 
 struct Shared {
     origin: Instant,
-    hosts: Box<[Lease]>,
+    hosts: Box<[HostLeases]>,
     buses: Box<[BusSlot]>,
-    /// Counts the openings; bus threads that wait for one sleep here.
-    openings: Mutex<u64>,
-    opened: Condvar,
+    closings: AtomicU32,
+    /// Whether it is all over. Bus threads sleep here, until something opens, a time is reached, or this.
+    ended: Mutex<bool>,
+    wake: Condvar,
     on_drained: Mutex<Option<Arc<OnDrained>>>,
 }
 
+struct HostLeases {
+    gate: Lease,
+    power: Lease,
+}
+
 struct BusSlot {
-    bus: u32,
+    bus: BusId,
     hosts: Box<[HostIndex]>,
     lease: Lease,
     /// Permits that are out.
     out: AtomicU32,
     /// Device of the last permit, for the log.
     device: AtomicU32,
+    /// When it was granted.
+    since: AtomicU32,
     /// Somebody wants to know when `out` is 0.
     draining: AtomicBool,
 }
@@ -85,8 +112,9 @@ impl Lease {
         Self(AtomicU32::new(0))
     }
 
-    fn close(&self) {
-        self.0.store(0, SeqCst);
+    /// True if it was set before.
+    fn close(&self) -> bool {
+        self.0.swap(0, SeqCst) != 0
     }
 
     /// True if it was closed before. `now` is asked once the lease is set: somebody may have looked at the
@@ -113,41 +141,48 @@ fn ms(d: Duration) -> u32 {
     ms
 }
 
-/// A transfer that is under way: which bus, which device address.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// A transfer that is under way.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct InFlight {
-    /// The Linux I2C bus number.
-    pub bus: u32,
-    /// The 7-bit address of the device.
+    /// Where.
+    pub bus: BusId,
+    /// The 7-bit address of the device; nothing for a file.
     pub device: u32,
+    /// For how long.
+    pub taken: Duration,
 }
 
 impl fmt::Display for InFlight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "bus {} device {:#04x}", self.bus, self.device)
+        match &self.bus {
+            BusId::I2c(number) => write!(f, "bus {number} device {:#04x}", self.device),
+            BusId::File(path) => write!(f, "{}", path.display()),
+        }
     }
 }
 
 impl Permits {
-    /// All closed. `hosts` is how many hosts there are, `buses` the number of each guarded bus and
-    /// the hosts whose DIMMs it carries; hosts that do not exist are left out.
+    /// All closed. `hosts` is how many hosts there are, `buses` each guarded bus and the hosts whose DIMMs it
+    /// carries; hosts that do not exist are left out.
     #[must_use]
-    pub fn new(hosts: usize, buses: &[(u32, Vec<HostIndex>)]) -> Self {
-        let slot = |(bus, carried): &(u32, Vec<HostIndex>)| BusSlot {
-            bus: *bus,
+    pub fn new<B: Into<BusId> + Clone>(hosts: usize, buses: &[(B, Vec<HostIndex>)]) -> Self {
+        let slot = |(bus, carried): &(B, Vec<HostIndex>)| BusSlot {
+            bus: bus.clone().into(),
             hosts: carried.iter().copied().filter(|h| *h < hosts).collect(),
             lease: Lease::none(),
             out: AtomicU32::new(0),
             device: AtomicU32::new(0),
+            since: AtomicU32::new(0),
             draining: AtomicBool::new(false),
         };
         Self {
             shared: Arc::new(Shared {
                 origin: Instant::now(),
-                hosts: (0..hosts).map(|_| Lease::none()).collect(),
+                hosts: (0..hosts).map(|_| HostLeases { gate: Lease::none(), power: Lease::none() }).collect(),
                 buses: buses.iter().map(slot).collect(),
-                openings: Mutex::new(0),
-                opened: Condvar::new(),
+                closings: AtomicU32::new(0),
+                ended: Mutex::new(false),
+                wake: Condvar::new(),
                 on_drained: Mutex::new(None),
             }),
         }
@@ -159,39 +194,52 @@ impl Permits {
         *lock(&self.shared.on_drained) = Some(Arc::new(notify));
     }
 
-    /// The event loop's word after each step and at each renewal: per host, whether its gate is open,
-    /// and per bus (in the order of [`Permits::new`]) whether its hosts let anyone transfer at all.
-    /// Closing takes effect before this returns; what is open is open for another [`LEASE`].
-    /// True if anything is.
-    pub fn set(
-        &self,
-        host_open: impl Fn(HostIndex) -> bool,
-        bus_open: impl Fn(&[HostIndex]) -> bool,
-    ) -> bool {
+    /// The event loop's word after each step and at each renewal: what each host grants, and per bus (in the order
+    /// of [`Permits::new`]) whether its hosts let anyone transfer at all. Closing takes effect before this returns;
+    /// what is open is open for another [`LEASE`]. True if anything is.
+    pub fn set(&self, granted: impl Fn(Need) -> bool, bus_open: impl Fn(&[HostIndex]) -> bool) -> bool {
         let shared = &*self.shared;
         // 0 is the mark of a closed lease.
         let until = shared.now().wrapping_add(ms(LEASE)).max(1);
-        let mut opened = false;
-        let mut any_open = false;
+        let (mut opened, mut closed, mut any_open) = (false, false, false);
         let mut apply = |lease: &Lease, open: bool| {
             any_open |= open;
             if open {
                 opened |= lease.open(until, || shared.now());
             } else {
-                lease.close();
+                closed |= lease.close();
             }
         };
-        for (index, lease) in shared.hosts.iter().enumerate() {
-            apply(lease, host_open(index));
+        for (host, leases) in shared.hosts.iter().enumerate() {
+            apply(&leases.gate, granted(Need::Gate(host)));
+            apply(&leases.power, granted(Need::Power(host)));
         }
         for slot in &shared.buses {
             apply(&slot.lease, bus_open(&slot.hosts));
         }
+        if closed {
+            // One thread only counts.
+            shared.closings.store(shared.closings.load(SeqCst).wrapping_add(1), SeqCst);
+        }
         if opened {
-            *lock(&shared.openings) += 1;
-            shared.opened.notify_all();
+            // Who sleeps looked at the leases with this lock held, so an opening cannot be missed.
+            drop(lock(&shared.ended));
+            shared.wake.notify_all();
         }
         any_open
+    }
+
+    /// How often anything was closed so far.
+    #[must_use]
+    pub fn closings(&self) -> Closings {
+        self.shared.closings.load(SeqCst)
+    }
+
+    /// Closes everything for good, and wakes the bus threads that sleep.
+    pub fn end(&self) {
+        self.set(|_| false, |_| false);
+        *lock(&self.shared.ended) = true;
+        self.shared.wake.notify_all();
     }
 
     /// The first transfer still under way on a bus that carries this host's DIMMs, or `None` when
@@ -200,16 +248,22 @@ impl Permits {
     pub fn in_flight(&self, host: HostIndex) -> Option<InFlight> {
         let mut first = None;
         for slot in self.shared.buses.iter().filter(|slot| slot.hosts.contains(&host)) {
-            if slot.busy() {
-                first = first.or(Some(InFlight { bus: slot.bus, device: slot.device.load(SeqCst) }));
-            }
+            let under_way = self.shared.under_way(slot);
+            first = first.or(under_way);
         }
         first
     }
 
+    /// The transfer that is under way on each bus, in the order of [`Permits::new`], with the hosts whose DIMMs it
+    /// carries. If there is one, [`Permits::on_drained`] is called when it ends.
+    pub fn under_way(&self) -> impl Iterator<Item = (&[HostIndex], Option<InFlight>)> {
+        self.shared.buses.iter().map(|slot| (&*slot.hosts, self.shared.under_way(slot)))
+    }
+
     /// The handle of a bus thread; `None` if this bus is not guarded.
     #[must_use]
-    pub fn bus(&self, bus: u32) -> Option<BusPermits> {
+    pub fn bus(&self, bus: impl Into<BusId>) -> Option<BusPermits> {
+        let bus = bus.into();
         let index = self.shared.buses.iter().position(|slot| slot.bus == bus)?;
         Some(BusPermits { shared: Arc::clone(&self.shared), index })
     }
@@ -232,13 +286,21 @@ impl Shared {
         ms(self.origin.elapsed())
     }
 
+    fn under_way(&self, slot: &BusSlot) -> Option<InFlight> {
+        slot.busy().then(|| InFlight {
+            bus: slot.bus.clone(),
+            device: slot.device.load(SeqCst),
+            taken: Duration::from_millis(self.now().wrapping_sub(slot.since.load(SeqCst)).into()),
+        })
+    }
+
     fn allowed(&self, slot: &BusSlot, need: Need) -> bool {
         let now = self.now();
-        let gate = match need {
-            Need::Bus => true,
-            Need::Gate(host) => self.hosts.get(host).is_some_and(|lease| lease.holds(now)),
+        let granted = match need {
+            Need::Gate(host) => self.hosts.get(host).is_some_and(|host| host.gate.holds(now)),
+            Need::Power(host) => self.hosts.get(host).is_some_and(|host| host.power.holds(now)),
         };
-        gate && slot.lease.holds(now)
+        granted && slot.lease.holds(now)
     }
 }
 
@@ -252,26 +314,43 @@ impl BusPermits {
     /// A permit for one transfer to `device` (its 7-bit address), if the gate is open now.
     pub fn try_acquire(&self, need: Need, device: u32) -> Result<Permit<'_>, Closed> {
         let slot = self.slot().ok_or(Closed)?;
+        // Read first: a closing after it makes what is transferred old.
+        let closings = self.shared.closings.load(SeqCst);
+        slot.since.store(self.shared.now(), SeqCst);
+        slot.device.store(device, SeqCst);
         // Counted in before the gate is looked at: see the module's header.
         slot.out.fetch_add(1, SeqCst);
-        slot.device.store(device, SeqCst);
-        let permit = Permit { shared: &self.shared, slot };
+        let permit = Permit { shared: &self.shared, slot, closings };
         if self.shared.allowed(slot, need) { Ok(permit) } else { Err(Closed) }
     }
 
-    /// Sleeps until a transfer of this kind may be tried, or `timeout` has passed. True if it may.
+    /// How often anything was closed so far.
     #[must_use]
-    pub fn wait_open(&self, need: Need, timeout: Duration) -> bool {
-        let Some(slot) = self.slot() else { return false };
-        let guard = lock(&self.shared.openings);
-        // `set` stores the leases before it takes this lock, so an opening cannot be missed here.
-        let closed = |_: &mut u64| !self.shared.allowed(slot, need);
-        let (_guard, waited) = self
-            .shared
-            .opened
-            .wait_timeout_while(guard, timeout, closed)
-            .unwrap_or_else(PoisonError::into_inner);
-        !waited.timed_out()
+    pub fn closings(&self) -> Closings {
+        self.shared.closings.load(SeqCst)
+    }
+
+    /// Whether a transfer of this kind may be tried now.
+    #[must_use]
+    pub fn is_open(&self, need: Need) -> bool {
+        self.slot().is_some_and(|slot| self.shared.allowed(slot, need))
+    }
+
+    /// Sleeps until a transfer of one of these kinds may be tried. False if that will never be.
+    #[must_use]
+    pub fn wait_open(&self, needs: &[Need]) -> bool {
+        let guard = lock(&self.shared.ended);
+        let closed = |ended: &mut bool| !*ended && !needs.iter().any(|need| self.is_open(*need));
+        let waited = self.shared.wake.wait_timeout_while(guard, Duration::MAX, closed);
+        !*waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Sleeps for so long. False if it is all over.
+    #[must_use]
+    pub fn rest(&self, length: Duration) -> bool {
+        let guard = lock(&self.shared.ended);
+        let waited = self.shared.wake.wait_timeout_while(guard, length, |ended| !*ended);
+        !*waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
     fn slot(&self) -> Option<&BusSlot> {
@@ -284,6 +363,15 @@ impl BusPermits {
 pub struct Permit<'a> {
     shared: &'a Shared,
     slot: &'a BusSlot,
+    closings: Closings,
+}
+
+impl Permit<'_> {
+    /// How often anything was closed before it was granted.
+    #[must_use]
+    pub fn closings(&self) -> Closings {
+        self.closings
+    }
 }
 
 impl Drop for Permit<'_> {
@@ -321,6 +409,10 @@ mod tests {
         permits.set(|_| open, |_| open);
     }
 
+    fn in_flight(permits: &Permits, host: HostIndex) -> Option<(BusId, u32)> {
+        permits.in_flight(host).map(|transfer| (transfer.bus, transfer.device))
+    }
+
     #[test]
     fn closed_until_told_otherwise() {
         let (permits, bus) = one_bus();
@@ -352,7 +444,7 @@ mod tests {
         let first = bus.try_acquire(DIMM, 0x18).unwrap();
         let second = bus.try_acquire(DIMM, 0x1a).unwrap();
         set(&permits, false);
-        assert_eq!(permits.in_flight(0), Some(InFlight { bus: 3, device: 0x1a }));
+        assert_eq!(in_flight(&permits, 0), Some((BusId::I2c(3), 0x1a)));
         assert!(bus.try_acquire(DIMM, 0x18).is_err());
         drop(first);
         assert!(rx.try_recv().is_err(), "one is still out");
@@ -366,15 +458,17 @@ mod tests {
         let permits = Permits::new(2, &[(3, vec![0, 1, 7]), (5, vec![1])]);
         let (shared, own) = (permits.bus(3).unwrap(), permits.bus(5).unwrap());
         // Host 1 is in POST, host 0 works: the shared bus is nobody's.
-        permits.set(|h| h == 0, |hosts| !hosts.contains(&1));
+        let powered = |need| matches!(need, Need::Gate(0) | Need::Power(_));
+        permits.set(powered, |hosts| !hosts.contains(&1));
         assert!(shared.try_acquire(Need::Gate(0), 0x18).is_err());
-        assert!(shared.try_acquire(Need::Bus, 0x18).is_err());
+        assert!(shared.try_acquire(Need::Power(1), 0x18).is_err());
         // Host 1 is off: host 0's sensors may be read, host 1's may not.
-        permits.set(|h| h == 0, |_| true);
+        permits.set(|need| matches!(need, Need::Gate(0) | Need::Power(0)), |_| true);
         assert!(shared.try_acquire(Need::Gate(0), 0x18).is_ok());
         assert!(shared.try_acquire(Need::Gate(1), 0x18).is_err());
-        assert!(own.try_acquire(Need::Bus, 0x18).is_ok());
-        let permit = own.try_acquire(Need::Bus, 0x4c).unwrap();
+        assert!(own.try_acquire(Need::Power(0), 0x18).is_ok());
+        assert!(own.try_acquire(Need::Power(1), 0x18).is_err());
+        let permit = own.try_acquire(Need::Power(0), 0x4c).unwrap();
         assert_eq!(permits.in_flight(0), None, "bus 5 is not host 0's");
         assert!(permits.in_flight(1).is_some());
         drop(permit);
@@ -398,11 +492,38 @@ mod tests {
     #[test]
     fn a_waiting_thread_wakes_when_the_gate_opens() {
         let (permits, bus) = one_bus();
-        assert!(!bus.wait_open(DIMM, Duration::from_millis(1)));
-        let opener = permits.clone();
-        let thread = std::thread::spawn(move || bus.wait_open(DIMM, Duration::from_secs(30)));
-        set(&opener, true);
+        let thread = std::thread::spawn(move || bus.wait_open(&[Need::Power(0), DIMM]));
+        permits.set(|need| need == DIMM, |_| true);
         assert!(thread.join().unwrap());
+    }
+
+    #[test]
+    fn the_end_wakes_whoever_waits_or_rests() {
+        let (permits, bus) = one_bus();
+        set(&permits, true);
+        let other = permits.bus(3).unwrap();
+        let waits = std::thread::spawn(move || bus.wait_open(&[Need::Gate(7)]));
+        let rests = std::thread::spawn(move || (other.rest(Duration::from_secs(30)), other));
+        permits.end();
+        assert!(!waits.join().unwrap());
+        let (rested, other) = rests.join().unwrap();
+        assert!(!rested);
+        assert!(other.try_acquire(DIMM, 0x18).is_err());
+    }
+
+    /// What was read under an older permit can be told from what was read since.
+    #[test]
+    fn a_permit_knows_the_closings_before_it() {
+        let (permits, bus) = one_bus();
+        set(&permits, true);
+        let old = bus.try_acquire(DIMM, 0x18).unwrap();
+        assert_eq!(old.closings(), permits.closings());
+        set(&permits, true);
+        assert_eq!(old.closings(), permits.closings(), "a renewal closes nothing");
+        set(&permits, false);
+        set(&permits, true);
+        assert_ne!(old.closings(), permits.closings());
+        assert_eq!(bus.try_acquire(DIMM, 0x18).unwrap().closings(), permits.closings());
     }
 
     /// Two threads take permits as fast as they can while the gate opens and closes: whenever the

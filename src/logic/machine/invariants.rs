@@ -326,6 +326,7 @@ impl Watcher {
             | Event::Drained { .. }
             | Event::GuardAlarm
             | Event::Rival(_)
+            | Event::BusStuck(_)
             | Event::Tick => {}
         }
         self.follow_power();

@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A temperature that a kernel driver reads: a file of its hwmon directory, found by bus and address, or any file of
+//! that form.
+//!
+//! Owns: finding the file, also again after a rebind, and its text. Must never: keep a file open, since the next one
+//! of that name may be another sensor's; or read more than a number.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::OFlags;
+
+use super::i2c::{fault, of_transfer};
+use crate::logic::reading::{Celsius, Fault};
+
+/// One temperature that is read from a file.
+#[derive(Clone, Debug)]
+pub struct Hwmon {
+    place: Place,
+    /// Where the file was found.
+    found: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    /// The device at an address of an I2C or I3C bus.
+    Device { sysfs: PathBuf, bus: u32, address: u8, attribute: String },
+    /// This file.
+    File(PathBuf),
+}
+
+impl Hwmon {
+    /// `temp<channel>_input` of the driver that is bound to the device at `address`; channel 0 is 1. `sysfs` is `/sys`.
+    #[must_use]
+    pub fn device(sysfs: &Path, bus: u32, address: u8, channel: u8) -> Self {
+        let attribute = format!("temp{}_input", channel.max(1));
+        Self { place: Place::Device { sysfs: sysfs.to_owned(), bus, address, attribute }, found: None }
+    }
+
+    /// This file.
+    #[must_use]
+    pub fn file(path: &Path) -> Self {
+        Self { place: Place::File(path.to_owned()), found: None }
+    }
+
+    /// Reads it once; where a file that was found is gone, once more where it is now.
+    pub fn read(&mut self) -> Result<Celsius, Fault> {
+        let (sysfs, bus, address, attribute) = match &self.place {
+            Place::File(path) => return read(path),
+            Place::Device { sysfs, bus, address, attribute } => (sysfs, *bus, *address, attribute),
+        };
+        if let Some(path) = &self.found {
+            match read(path) {
+                Err(Fault::Absent) => self.found = None,
+                result => return result,
+            }
+        }
+        let path = find(sysfs, bus, address, attribute).ok_or(Fault::Absent)?;
+        let result = read(&path);
+        self.found = Some(path);
+        result
+    }
+}
+
+/// The file of that name in the device's hwmon directory.
+fn find(sysfs: &Path, bus: u32, address: u8, attribute: &str) -> Option<PathBuf> {
+    let i2c = sysfs.join(format!("bus/i2c/devices/{bus}-{address:04x}"));
+    in_device(&i2c, attribute).or_else(|| in_device(&i3c_device(sysfs, bus, address)?, attribute))
+}
+
+/// An I3C device has its name from its bus and provisional id, and its address in a file (i3c/master.c).
+fn i3c_device(sysfs: &Path, bus: u32, address: u8) -> Option<PathBuf> {
+    let of_bus = format!("{bus}-");
+    fs::read_dir(sysfs.join("bus/i3c/devices")).ok()?.flatten().map(|entry| entry.path()).find(|device| {
+        let name = device.file_name().and_then(|name| name.to_str());
+        let here = name.is_some_and(|name| name.starts_with(&of_bus));
+        here && text(&device.join("dynamic_address"))
+            .ok()
+            .and_then(|text| u8::from_str_radix(text.trim(), 16).ok())
+            .is_some_and(|dynamic| dynamic == address)
+    })
+}
+
+/// A device has one hwmon directory, or none; the first in order, if there should be more.
+fn in_device(device: &Path, attribute: &str) -> Option<PathBuf> {
+    let directories = fs::read_dir(device.join("hwmon")).ok()?.flatten();
+    directories.map(|entry| entry.path().join(attribute)).filter(|path| path.exists()).min()
+}
+
+fn read(path: &Path) -> Result<Celsius, Fault> {
+    let text = text(path).map_err(|error| {
+        // What is not UTF-8 is the file's content; everything else has an errno.
+        let content = error.kind() == io::ErrorKind::InvalidData && error.raw_os_error().is_none();
+        if content { Fault::Unfit(NO_NUMBER) } else { fault(&of_transfer(error)) }
+    })?;
+    Celsius::plausible(millidegrees(&text).ok_or(Fault::Unfit(NO_NUMBER))? / 1000.0)
+}
+
+const NO_NUMBER: &str = "its file does not hold a whole number of millidegrees";
+
+/// More than the longest number, and its newline.
+const LONGEST: usize = 32;
+
+/// What a small file says. Bounded, and never waiting for somebody to write to it.
+fn text(path: &Path) -> io::Result<String> {
+    #[allow(clippy::cast_possible_wrap, reason = "open(2) takes the bits as an int")]
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32;
+    let mut text = String::new();
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    file.take(LONGEST as u64).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// sysfs-interface.rst: "temperatures are in millidegrees", one whole number and a newline.
+fn millidegrees(text: &str) -> Option<f64> {
+    let number = text.strip_suffix('\n').unwrap_or(text);
+    // A plus sign is a digit to parse().
+    let digits = number.strip_prefix('-').unwrap_or(number);
+    let plain = digits.len() < LONGEST / 2 && digits.bytes().all(|b| b.is_ascii_digit());
+    #[allow(clippy::cast_precision_loss, reason = "what is not exact here is not believed either")]
+    plain.then(|| number.parse::<i64>().ok().map(|value| value as f64))?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use proptest::prelude::*;
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::{super::i2c::scratch::Scratch, *};
+
+    const DEVICE: &str = "bus/i2c/devices/3-0018";
+
+    fn degrees(hwmon: &mut Hwmon) -> Result<f64, Fault> {
+        hwmon.read().map(Celsius::degrees)
+    }
+
+    #[test]
+    fn found_by_bus_and_address() {
+        let sysfs = Scratch::new();
+        sysfs.file(&format!("{DEVICE}/hwmon/hwmon5/temp1_input"), "25250\n");
+        sysfs.file(&format!("{DEVICE}/hwmon/hwmon5/temp3_input"), "-3000\n");
+        let read = |bus, address, channel| degrees(&mut Hwmon::device(sysfs.path(), bus, address, channel));
+        assert_eq!(read(3, 0x18, 0), Ok(25.25));
+        assert_eq!(read(3, 0x18, 1), Ok(25.25));
+        assert_eq!(read(3, 0x18, 3), Ok(-3.0));
+        assert_eq!(read(3, 0x18, 2), Err(Fault::Absent));
+        assert_eq!(read(3, 0x19, 1), Err(Fault::Absent));
+        assert_eq!(read(4, 0x18, 1), Err(Fault::Absent));
+    }
+
+    /// A rebind gives another number, sometimes with nothing in between; without a driver there is no directory.
+    #[test]
+    fn found_again_after_a_rebind() {
+        let sysfs = Scratch::new();
+        let mut hwmon = Hwmon::device(sysfs.path(), 3, 0x18, 1);
+        assert_eq!(degrees(&mut hwmon), Err(Fault::Absent));
+        sysfs.directory(DEVICE);
+        assert_eq!(degrees(&mut hwmon), Err(Fault::Absent));
+        sysfs.file(&format!("{DEVICE}/hwmon/hwmon5/temp1_input"), "25000\n");
+        assert_eq!(degrees(&mut hwmon), Ok(25.0));
+
+        // The new one has the same value in a file of the old name elsewhere: it is not taken for it.
+        sysfs.file("bus/i2c/devices/3-0019/hwmon/hwmon5/temp1_input", "99000\n");
+        let (old, new) = (sysfs.at(&format!("{DEVICE}/hwmon/hwmon5")), format!("{DEVICE}/hwmon/hwmon12"));
+        fs::rename(&old, sysfs.at(&new)).unwrap();
+        sysfs.file(&format!("{new}/temp1_input"), "26000\n");
+        assert_eq!(degrees(&mut hwmon), Ok(26.0));
+
+        fs::remove_dir_all(sysfs.at(&format!("{DEVICE}/hwmon"))).unwrap();
+        assert_eq!(degrees(&mut hwmon), Err(Fault::Absent));
+        sysfs.file(&format!("{DEVICE}/hwmon/hwmon5/temp1_input"), "27000\n");
+        assert_eq!(degrees(&mut hwmon), Ok(27.0));
+        fs::remove_dir_all(sysfs.at(DEVICE)).unwrap();
+        assert_eq!(degrees(&mut hwmon), Err(Fault::Absent));
+    }
+
+    /// A fault of the value is no reason to look elsewhere.
+    #[test]
+    fn a_fault_keeps_the_file() {
+        let sysfs = Scratch::new();
+        let file = format!("{DEVICE}/hwmon/hwmon5/temp1_input");
+        sysfs.file(&file, "25000\n");
+        let mut hwmon = Hwmon::device(sysfs.path(), 3, 0x18, 1);
+        assert_eq!(degrees(&mut hwmon), Ok(25.0));
+        sysfs.file(&file, "126000\n");
+        assert_eq!(degrees(&mut hwmon), Err(Fault::Implausible));
+        sysfs.file(&file, "no\n");
+        assert_eq!(degrees(&mut hwmon), Err(Fault::Unfit(NO_NUMBER)));
+        sysfs.file(&file, "25125\n");
+        assert_eq!(degrees(&mut hwmon), Ok(25.125));
+    }
+
+    #[test]
+    fn an_i3c_device_is_found_by_its_dynamic_address() {
+        let sysfs = Scratch::new();
+        let device = |name: &str, address: &str, value: &str| {
+            sysfs.file(&format!("bus/i3c/devices/{name}/dynamic_address"), address);
+            sysfs.file(&format!("bus/i3c/devices/{name}/hwmon/hwmon7/temp1_input"), value);
+        };
+        sysfs.file("bus/i3c/devices/i3c-2/mode", "pure\n");
+        sysfs.file("bus/i3c/devices/2-4cc51180000/pid", "4cc51180000\n");
+        device("2-4cc51181000", "50\n", "31000\n");
+        device("2-4cc51182000", "51\n", "32000\n");
+        device("12-4cc51181000", "50\n", "33000\n");
+        let mut hwmon = Hwmon::device(sysfs.path(), 2, 0x51, 1);
+        assert_eq!(degrees(&mut hwmon), Ok(32.0));
+        assert_eq!(degrees(&mut Hwmon::device(sysfs.path(), 2, 0x50, 1)), Ok(31.0));
+        assert_eq!(degrees(&mut Hwmon::device(sysfs.path(), 12, 0x50, 1)), Ok(33.0));
+        assert_eq!(degrees(&mut Hwmon::device(sysfs.path(), 2, 0x52, 1)), Err(Fault::Absent));
+        // After a power cycle of the DIMMs the id is that of another, at the same address.
+        fs::rename(sysfs.at("bus/i3c/devices/2-4cc51182000"), sysfs.at("bus/i3c/devices/2-4cc51189000"))
+            .unwrap();
+        assert_eq!(degrees(&mut hwmon), Ok(32.0));
+    }
+
+    #[test]
+    fn a_file_by_its_path() {
+        let directory = Scratch::new();
+        let mut hwmon = Hwmon::file(&directory.at("temp"));
+        assert_eq!(degrees(&mut hwmon), Err(Fault::Absent));
+        directory.file("temp", "40000");
+        assert_eq!(degrees(&mut hwmon), Ok(40.0));
+        // Replaced by another of that name: the new one is read.
+        directory.file("new", "41000\n");
+        fs::rename(directory.at("new"), directory.at("temp")).unwrap();
+        assert_eq!(degrees(&mut hwmon), Ok(41.0));
+    }
+
+    #[test]
+    fn what_is_no_number_is_refused() {
+        let directory = Scratch::new();
+        let mut hwmon = Hwmon::file(&directory.at("temp"));
+        let long = vec![b'1'; 1 << 20];
+        for text in [
+            b"".as_slice(),
+            b"\n",
+            b"-",
+            b"--1",
+            b"+25000",
+            b" 25000\n",
+            b"25000 \n",
+            b"25000\n\n",
+            b"25000\n1",
+            b"25.5",
+            b"2.5e4",
+            b"0x10",
+            b"nan",
+            b"inf",
+            b"25000\0",
+            b"25000\r\n",
+            b"9999999999999999999",
+            b"\xff\xfe",
+            "\u{0662}\u{0665}".as_bytes(),
+            &long,
+        ] {
+            directory.file("temp", text);
+            assert_eq!(
+                degrees(&mut hwmon),
+                Err(Fault::Unfit(NO_NUMBER)),
+                "{:?}",
+                text.get(..20).unwrap_or(text)
+            );
+        }
+        for (text, value) in
+            [("125000", Ok(125.0)), ("-40000\n", Ok(-40.0)), ("-0", Ok(0.0)), ("007", Ok(0.007))]
+        {
+            directory.file("temp", text);
+            assert_eq!(degrees(&mut hwmon), value);
+        }
+        for text in ["125001", "-40001", "999999999999999", "-999999999999999"] {
+            directory.file("temp", text);
+            assert_eq!(degrees(&mut hwmon), Err(Fault::Implausible), "{text}");
+        }
+    }
+
+    /// None of these may keep the thread that asks.
+    #[test]
+    fn what_is_no_file_is_refused_at_once() {
+        let directory = Scratch::new();
+        let read = |name: &str| degrees(&mut Hwmon::file(&directory.at(name)));
+        directory.directory("directory");
+        assert_eq!(read("directory"), Err(Fault::Other(21)));
+        mknodat(CWD, directory.at("fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        assert_eq!(read("fifo"), Err(Fault::Unfit(NO_NUMBER)));
+        symlink("/dev/zero", directory.at("endless")).unwrap();
+        assert_eq!(read("endless"), Err(Fault::Unfit(NO_NUMBER)));
+        symlink("loop", directory.at("loop")).unwrap();
+        assert_eq!(read("loop"), Err(Fault::Other(40)));
+        assert_eq!(read("directory/none"), Err(Fault::Absent));
+    }
+
+    proptest! {
+        #[test]
+        fn every_number_is_read_back(value in -40_000_i32..=125_000, newline: bool) {
+            let text = format!("{value}{}", if newline { "\n" } else { "" });
+            prop_assert_eq!(millidegrees(&text), Some(f64::from(value)));
+        }
+
+        /// Whatever the file says, there is an answer, and only a whole number is one.
+        #[test]
+        fn any_text(text in "[-+ 0-9.e\n\\PC]{0,40}") {
+            let number = text.strip_suffix('\n').unwrap_or(&text);
+            let digits = number.strip_prefix('-').unwrap_or(number);
+            let plain = !digits.is_empty() && digits.len() < 16 && digits.chars().all(|c| c.is_ascii_digit());
+            prop_assert_eq!(millidegrees(&text).is_some(), plain);
+        }
+    }
+}
