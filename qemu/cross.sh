@@ -75,7 +75,7 @@ vendored() {
 
 # cross_cargo ARGUMENTS...: cargo in the root on this checkout, for $armv7_target unless they say otherwise.
 cross_cargo() {
-    mkdir -p "$ACPI_CACHE/armv7" "$cross"/{src,vendor,target}
+    mkdir -p "$ACPI_CACHE/armv7"
     cat >"$ACPI_CACHE/armv7/config.toml" <<CONF
 [source.crates-io]
 replace-with = "vendored"
@@ -105,7 +105,7 @@ build_guest_parts() {
     key=$({ cat "$here"/*.[ch] "$cross.packages" && declare -f build_guest_parts; } | key_of)
     doubles=$ACPI_CACHE/doubles-$key
     if [ ! -e "$doubles/done" ]; then
-        rm -rf "$doubles"
+        as_root rm -rf "$doubles"
         mkdir -p "$doubles"
         for name in ipmi board poller agent; do
             in_cross "$root=/src" "$doubles=/target" -- arm-linux-gnueabihf-gcc -O2 -std=gnu11 -Wall -Wextra -Werror \
@@ -117,7 +117,7 @@ build_guest_parts() {
     modules=$ACPI_CACHE/modules-$key
     if [ ! -e "$modules/done" ]; then
         say "building the KCS character device and i2c-stub for $kernel_release"
-        rm -rf "$modules"
+        as_root rm -rf "$modules"
         mkdir -p "$modules"
         sources=linux-source-${kernel_release%%.*}.$(cut -d. -f2 <<<"$kernel_release")
         # Of the whole kernel only these are unpacked, and the rest not read: the pipe breaks, and what counts is the files.

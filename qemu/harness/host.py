@@ -69,15 +69,17 @@ class Host:
                 exchange = self.kcs.ask(NETFN_APP, SET_ACPI, both, give_up)
             except Failed as error:
                 self.note("kcs-failed", f"{state}: {error}")
+                if state == "S0":
+                    # Whatever the BMC made of it: the host has said that the buses are the BMC's again.
+                    self.note("s0-sent")
                 try:
                     self.kcs.abort()
                 except Failed:
                     pass
                 continue
-            finally:
-                if state == "S0":
-                    # Whatever the BMC made of it: the host has said that the buses are the BMC's again.
-                    self.note("s0-sent")
+            if state == "S0":
+                # The BMC may act on it from the request's last byte on.
+                self.note("s0-sent", at=exchange.asked)
             self.exchanges.append((state, exchange))
             self.note("answered", (state, exchange.response[2], exchange.ack), exchange.answered)
             return exchange
