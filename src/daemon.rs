@@ -12,24 +12,29 @@
 //!                  (logic: pure)
 //! ```
 
-use std::{future::Future, path::Path, sync::Arc};
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::{
     adapters::{
         acpi_object::AcpiObject,
+        blacklist,
         bus::{Bus, Failed},
         i2c::{Buses, LinuxBuses},
         objects::Tree,
         sensor_objects::SensorObject,
     },
     config::Settings,
-    logic::machine::{Machine, Stored},
+    logic::machine::{Event, Machine, Stored},
     shell::{
         clock::Clock,
         event_loop::{EventLoop, Input},
-        permits::Permits,
+        permits::{BusId, HostIndex, Permits},
         poller::Poller,
         store::{self, Memory, Places, Storage, Writer},
         supervisor::Supervisor,
@@ -50,6 +55,7 @@ pub struct Daemon {
     permits: Permits,
     places: Option<Places>,
     i2c: Arc<dyn Buses>,
+    entity_manager: Option<PathBuf>,
 }
 
 /// Why the daemon stopped without being asked to.
@@ -79,7 +85,17 @@ impl Daemon {
         let wiring = Wiring::new(&settings);
         let permits = Permits::new(settings.hosts.len(), &wiring.buses);
         let i2c = Arc::new(LinuxBuses::default());
-        Self { settings, clock, connection, supervisor, wiring, permits, places: None, i2c }
+        Self {
+            settings,
+            clock,
+            connection,
+            supervisor,
+            wiring,
+            permits,
+            places: None,
+            i2c,
+            entity_manager: None,
+        }
     }
 
     /// Reads sensors on these buses, in place of the kernel's.
@@ -92,6 +108,12 @@ impl Daemon {
     #[must_use]
     pub fn with_places(self, places: Places) -> Self {
         Self { places: Some(places), ..self }
+    }
+
+    /// Looks into entity-manager's directory for guarded buses that its fru-device may scan.
+    #[must_use]
+    pub fn with_entity_manager(self, directory: PathBuf) -> Self {
+        Self { entity_manager: Some(directory), ..self }
     }
 
     /// The permits of the configured buses, for their threads. All closed until the daemon runs.
@@ -122,7 +144,8 @@ impl Daemon {
         storage: Option<Storage>,
         stop: impl Future<Output = ()>,
     ) -> Result<(), Error> {
-        let Self { settings, clock, connection, supervisor, wiring, permits, places: _, i2c } = self;
+        let Self { settings, clock, connection, supervisor, wiring, permits, places: _, i2c, entity_manager } =
+            self;
         let (to_loop, inputs) = unbounded_channel();
         let (to_bus, outputs) = unbounded_channel();
 
@@ -153,6 +176,10 @@ impl Daemon {
         let mut poller = Poller::start(lines, &i2c, &permits, clock, &to_loop)
             .map_err(|error| Error::Start("bus threads", error))?;
 
+        if let Some(directory) = entity_manager {
+            tell_of_unguarded(&directory, &wiring.buses, &to_loop);
+        }
+
         // The bus task outlives the event loop only to send what is left.
         let mut bus = tokio::spawn(bus.run());
         let mut event_loop = tokio::spawn(event_loop.run());
@@ -169,6 +196,19 @@ impl Daemon {
         match bus.await {
             Ok(Ok(())) => Ok(()),
             ended => Err(bus_ended(ended)),
+        }
+    }
+}
+
+/// The one other daemon that transfers on every bus it is not told to leave alone (contract 3.4).
+fn tell_of_unguarded(directory: &Path, buses: &[(BusId, Vec<HostIndex>)], to_loop: &UnboundedSender<Input>) {
+    for (bus, carried) in buses.iter().filter(|(_, carried)| !carried.is_empty()) {
+        let BusId::I2c(number) = bus else { continue };
+        for found in blacklist::unguarded(directory, Path::new(SYSFS), [*number]) {
+            tracing::warn!("fru-device may scan the guarded I2C bus {number}: {}", found.why);
+            for host in carried {
+                to_loop.send(Input::Event(*host, Event::UnguardedBus(true))).unwrap_or_default();
+            }
         }
     }
 }

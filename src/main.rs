@@ -7,6 +7,7 @@ mod log;
 use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use acpi_stated::{
+    adapters::blacklist,
     config::{self, Loaded, Refused, Settings},
     daemon::{Daemon, Error as Failure},
     shell::{clock::Clock, store::Places, supervisor::Supervisor},
@@ -139,7 +140,7 @@ async fn run(bus: &str, settings: Settings, places: Places) -> anyhow::Result<()
     };
     let connection = connect(bus).await?;
     let daemon = Daemon::new(settings, Clock::default(), connection, Supervisor::from_env());
-    daemon.with_places(places).run(stop).await?;
+    daemon.with_places(places).with_entity_manager(blacklist::DIRECTORY.into()).run(stop).await?;
     Ok(())
 }
 

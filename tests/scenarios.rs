@@ -19,6 +19,7 @@ use acpi_stated::{
     config,
     logic::{
         acpi::AcpiState,
+        diagnosis::{CpuPower, DimmCount},
         evidence::{Chassis, Host, Os},
         history::Entry,
         machine::{Effect, Event, Machine, SetId, Stored, Target, UnitOrder},
@@ -120,6 +121,10 @@ fn option(settings: &mut config::Host, option: &str) -> Result<(), String> {
         "s2_from_power_on" => evidence.s2_from_power_on = true,
         "host_off_is_off" => evidence.host_off_is_off = true,
         "dimms" => settings.has_dimms = true,
+        "mux" => {
+            settings.spd_mux = Some(config::SpdMux { line: "SPD_MUX_SEL".to_owned(), host_level: true });
+        }
+        "quiesce" => settings.quiesce = vec!["other.service".to_owned()],
         _ => return Err(format!("no such option: {option}")),
     }
     Ok(())
@@ -127,16 +132,25 @@ fn option(settings: &mut config::Host, option: &str) -> Result<(), String> {
 
 fn stored(words: &str) -> Option<Stored> {
     let mut words = words.split_whitespace();
-    let mut stored =
-        Stored { state: AcpiState::from_name(words.next()?)?, reset_suspected: false, same_bmc_boot: false };
+    let mut stored = Stored::new(AcpiState::from_name(words.next()?)?);
     for word in words {
-        match word {
-            "reset_suspected" => stored.reset_suspected = true,
-            "same_bmc_boot" => stored.same_bmc_boot = true,
+        match word.split_once('=').unwrap_or((word, "")) {
+            ("reset_suspected", "") => stored.reset_suspected = true,
+            ("same_bmc_boot", "") => stored.same_bmc_boot = true,
+            ("dimms", count) => stored.good_dimms = Some(dimm_count(count)?),
             _ => return None,
         }
     }
     Some(stored)
+}
+
+/// `8`, or `8/16`: answering, and present.
+fn dimm_count(text: &str) -> Option<DimmCount> {
+    let (answering, present) = match text.split_once('/') {
+        None => (text, None),
+        Some((answering, present)) => (answering, Some(present.parse().ok()?)),
+    };
+    Some(DimmCount { answering: answering.parse().ok()?, present })
 }
 
 /// What a row's event tells the machine; `busy` tells it nothing.
@@ -164,6 +178,27 @@ fn event(text: &str, id: SetId, machine: &Machine) -> Option<Event> {
         ["set-device", state] => {
             Event::SetDevice { id, state: AcpiState::from_name(state).expect("a state") }
         }
+        ["dimms", count] => Event::Dimms {
+            epoch: machine.epoch(),
+            answering: count.parse().expect("a number"),
+            required_silent: false,
+        },
+        ["dimms", count, "required-silent"] => Event::Dimms {
+            epoch: machine.epoch(),
+            answering: count.parse().expect("a number"),
+            required_silent: true,
+        },
+        ["dimms-present", "unknown"] => Event::DimmsPresent(None),
+        ["dimms-present", count] => Event::DimmsPresent(Some(count.parse().expect("a number"))),
+        ["quiesced"] => Event::Quiesced { epoch: machine.epoch() },
+        ["mux-at-host"] => Event::MuxAtHost { epoch: machine.epoch() },
+        ["mux-at-bmc"] => Event::MuxAtBmc { epoch: machine.epoch() },
+        ["sign-of-life"] => Event::SignOfLife,
+        ["cpu", watts] => Event::CpuPower(CpuPower::of(watts.parse().expect("watts"))),
+        ["bus-stuck"] => Event::BusStuck(true),
+        ["bus-free"] => Event::BusStuck(false),
+        ["unguarded-bus", there] => Event::UnguardedBus(there.parse().expect("true or false")),
+        ["failsafe-config", there] => Event::FailsafeConfig(there.parse().expect("true or false")),
         ["drained"] => Event::Drained { epoch: machine.epoch() },
         ["dimms-known"] => Event::DimmsKnown { epoch: machine.epoch() },
         ["guard-alarm"] => Event::GuardAlarm,
@@ -201,6 +236,7 @@ struct Seen {
     units: Vec<String>,
     progress: Vec<String>,
     also: BTreeMap<u8, String>,
+    handover: Vec<String>,
 }
 
 impl Bench {
@@ -235,7 +271,7 @@ impl Bench {
         if let Some(event) = event {
             self.step(at, event, &mut seen, &mut transitions);
         }
-        if !self.busy && self.machine.is_draining() {
+        if !self.busy && self.machine.wants_drained() {
             let epoch = self.machine.epoch();
             self.step(at, Event::Drained { epoch }, &mut seen, &mut transitions);
         }
@@ -293,6 +329,16 @@ impl Bench {
                 }
                 Effect::DrainTimedOut => drop(seen.also.insert(2, "drain-timeout".into())),
                 Effect::Assert => drop(seen.also.insert(5, "assert".into())),
+                // With the answers that this step has brought before it: "answers" comes behind these in the column.
+                Effect::Quiesce(_) | Effect::MuxToHost(_) | Effect::MuxToBmc(_) | Effect::Unquiesce => {
+                    let word = match effect {
+                        Effect::Quiesce(_) => "quiesce",
+                        Effect::MuxToHost(_) => "mux to host",
+                        Effect::MuxToBmc(_) => "mux to bmc",
+                        _ => "unquiesce",
+                    };
+                    seen.handover.push(word.into());
+                }
                 Effect::Transitioned(entry) => transitions.push(entry),
                 Effect::Unit(order) => seen.units.push(unit(order)),
                 Effect::BootProgress(stage) => seen.progress.push(progress(stage).into()),
@@ -357,7 +403,7 @@ impl Bench {
             fans(machine.fans()),
             or_dot(seen.units.join(", ")),
             or_dot(seen.progress.join(", ")),
-            or_dot(seen.also.values().cloned().collect::<Vec<_>>().join(", ")),
+            or_dot(seen.handover.iter().chain(seen.also.values()).cloned().collect::<Vec<_>>().join(", ")),
         ]
     }
 }

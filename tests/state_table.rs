@@ -52,6 +52,10 @@ impl Bench {
                     | Effect::Answer(_)
                     | Effect::DrainTimedOut
                     | Effect::Assert
+                    | Effect::Quiesce(_)
+                    | Effect::Unquiesce
+                    | Effect::MuxToHost(_)
+                    | Effect::MuxToBmc(_)
                     | Effect::Transitioned(_) => {}
                 }
             }

@@ -22,6 +22,7 @@ use crate::{
     mapper,
     objects::Written,
     observer::Observer,
+    pid_inputs::PidInputs,
     poller::Poller,
     power_control::PowerControl,
     private_bus::PrivateBus,
@@ -67,6 +68,7 @@ pub struct Board {
     ipmid: Ipmid,
     systemd: Systemd,
     observer: Observer,
+    fan_control: PidInputs,
     timeline: Timeline,
     setup: Setup,
     clock: Clock,
@@ -98,12 +100,17 @@ impl Board {
         let (to_board, requests) = mpsc::unbounded_channel();
         let power = PowerControl::start(address, setup.power, clock, to_board, &mut tasks).await?;
         let observer = Observer::start(address, timeline.clone(), &mut tasks).await?;
+        let fan_control = PidInputs::start(address, &mut tasks).await?;
         let ipmid = Ipmid::start(address).await?;
         let host = Host::new(setup.firmware, ipmid.clone(), buses.clone());
-        let daemon =
-            DaemonThread::start(address, setup.settings(), clock, Arc::new(SimBuses(buses.clone()))).await?;
+        let settings = setup.settings();
+        let sensors: Vec<_> = settings.sensors.iter().map(|sensor| sensor.name.clone()).collect();
+        let daemon = DaemonThread::start(address, settings, clock, Arc::new(SimBuses(buses.clone()))).await?;
         if !observer.daemon_ready(START).await {
             return Err(Error::from("the daemon shows no state"));
+        }
+        for sensor in &sensors {
+            fan_control.discover(sensor).await?;
         }
         // The mapper introspects a new name in its own time; no host boots before the BMC is up.
         let known = async {
@@ -130,6 +137,7 @@ impl Board {
             ipmid,
             systemd,
             observer,
+            fan_control,
             timeline,
             setup,
             clock,
@@ -154,6 +162,12 @@ impl Board {
     #[must_use]
     pub fn observer(&self) -> &Observer {
         &self.observer
+    }
+
+    /// What fan control makes of the sensors.
+    #[must_use]
+    pub fn fan_control(&self) -> &PidInputs {
+        &self.fan_control
     }
 
     /// The daemon's permits, for another bus thread.

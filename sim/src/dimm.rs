@@ -24,7 +24,7 @@ use crate::{
 /// How long a bus that hangs keeps its master; the kernel's timeout, on a driver that has one.
 const HANG_TICK: Duration = Duration::from_millis(1);
 /// No bus of a board hangs longer.
-const LONGEST_HANG: Duration = Duration::from_secs(60);
+const LONGEST_HANG: Duration = Duration::from_secs(20);
 
 /// What kind of memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,6 +6,8 @@
 //! - [`board`]: everything put together; a board performs boots. Read it first.
 //! - [`setup`], [`daemon`]: what a board is made of and how it boots; the real daemon on it.
 //! - [`host`]: the host: its firmware reads the SPDs, and reports what its kind reports.
+//! - [`dimm`]: DIMMs as the BMC reads them, through the daemon's own interface to a bus.
+//! - [`pid_inputs`]: what phosphor-pid-control concludes of the sensors.
 //! - [`simbus`], [`poller`]: DIMM buses with contention; the BMC's polling with real permits.
 //! - [`power_control`], [`ipmid`], [`mapper`], [`systemd`]: doubles of what is on a BMC's D-Bus.
 //! - [`observer`]: what the daemon shows on D-Bus, as anybody else on the bus sees it.
@@ -21,6 +23,7 @@ pub mod ipmid;
 pub mod mapper;
 pub mod objects;
 pub mod observer;
+pub mod pid_inputs;
 pub mod plan;
 pub mod poller;
 pub mod power_control;

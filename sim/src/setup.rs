@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a board is made of, and the ways in which it can boot.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use acpi_stated::config::{Bus, Device, Evidence, Group, Host, Limits, Sensor, Settings, Source, Timing};
 
@@ -39,6 +39,8 @@ pub struct Setup {
     pub systemd: Manners,
     /// How many times faster than life.
     pub speed: u32,
+    /// How often the daemon reads a sensor, on the board's clock.
+    pub poll: Duration,
     /// How much is told.
     pub detail: Detail,
 }
@@ -65,6 +67,8 @@ impl Setup {
             gate: Gate::Heeded,
             systemd: Manners::Prompt,
             speed,
+            // A period of less than 30 ms of real time would measure this machine's scheduler.
+            poll: Duration::from_secs(1).max(Duration::from_millis(30) * speed),
             detail: Detail::Silent,
         }
     }
@@ -82,7 +86,7 @@ impl Setup {
                 .dimms()
                 .iter()
                 .zip(0..)
-                .map(|(dimm, slot)| sensor(bus, letter, slot, dimm))
+                .map(|(dimm, slot)| Sensor { poll: self.poll, ..sensor(bus, letter, slot, dimm) })
                 .collect::<Vec<_>>()
         });
         Settings { hosts: vec![host], buses, sensors: sensors.collect(), ..Settings::default() }

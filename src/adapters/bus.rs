@@ -407,6 +407,10 @@ impl Bus {
                 | Effect::Answer(_)
                 | Effect::Transitioned(_)
                 | Effect::DrainTimedOut
+                | Effect::Quiesce(_)
+                | Effect::Unquiesce
+                | Effect::MuxToHost(_)
+                | Effect::MuxToBmc(_)
                 | Effect::BootProgress(_) => {}
             },
             Output::Track(host, view) => {

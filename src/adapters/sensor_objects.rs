@@ -13,7 +13,10 @@ use crate::{
         objects::{Access, Interface, Method, Object, Property, Request, Signal},
     },
     config::{self, Limits},
-    logic::sensor::{Alarm, Snapshot},
+    logic::{
+        reading::Celsius,
+        sensor::{Alarm, Snapshot},
+    },
     shell::permits::HostIndex,
 };
 
@@ -172,7 +175,7 @@ impl SensorObject {
         let before = std::mem::replace(&mut self.shown, now);
         let mut out = Vec::new();
         let going = before.available && !now.available;
-        let value = number(now.value.map(|value| value.degrees()));
+        let value = number(now.value.map(Celsius::degrees));
         let mut available =
             (AVAILABILITY, "Available", now.available.into(), before.available != now.available);
         let mut rest = [
@@ -195,7 +198,7 @@ impl SensorObject {
             say(&mut available)?;
         }
         // The value that ended an alarm is the last one there was, where there is none now.
-        let trigger = number(now.value.or(before.value).map(|value| value.degrees()));
+        let trigger = number(now.value.or(before.value).map(Celsius::degrees));
         for direction in &DIRECTIONS {
             let on = (direction.of)(&now);
             if on != (direction.of)(&before) {
@@ -253,7 +256,7 @@ impl Object for SensorObject {
         let Alarm { low: warning_low, high: warning_high } = warning;
         let Alarm { low: critical_low, high: critical_high } = critical;
         match property.name {
-            "Value" => number(value.map(|value| value.degrees())).into(),
+            "Value" => number(value.map(Celsius::degrees)).into(),
             "MinValue" => RANGE.0.into(),
             "MaxValue" => RANGE.1.into(),
             "Unit" => UNIT.into(),

@@ -41,6 +41,15 @@ fn member<'a>(value: &'a str, prefix: &str) -> Option<&'a str> {
 }
 
 impl Chassis {
+    /// For people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "Off",
+            Self::On => "On",
+        }
+    }
+
     /// What a `CurrentPowerState` string means; `None` for one the interface does not know.
     #[must_use]
     pub fn from_dbus(value: &str) -> Option<Self> {
@@ -53,6 +62,17 @@ impl Chassis {
 }
 
 impl Host {
+    /// For people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Running => "Running",
+            Self::TransitioningToOff => "TransitioningToOff",
+            Self::Off => "Off",
+            Self::Halted => "neither running nor off",
+        }
+    }
+
     /// What a `CurrentHostState` string means; `None` for one the interface does not know.
     #[must_use]
     pub fn from_dbus(value: &str) -> Option<Self> {

@@ -13,10 +13,14 @@
 //! *Off* is chassis Off or what counts as it. *Open* is the gate. The rules' numbers are those of design 3.2; the
 //! notes' numbers are those of `docs/decisions/0002`.
 
+mod handover;
+
 use core::time::Duration;
 
+use self::handover::Handover;
 use super::{
     acpi::{AcpiState, Kind},
+    diagnosis::{CpuPower, DIMMS_FROM, DIMMS_FROM_OPEN, DimmCount, NO_CPU_POWER_FOR, NO_CPU_POWER_FROM},
     evidence::{Chassis, Host, Os, Seen},
     history::{Entry, History},
     policy::{BootStage, UnitRow},
@@ -93,6 +97,16 @@ pub struct Stored {
     pub reset_suspected: bool,
     /// The BMC has not booted since, and the state was known to be so in this boot.
     pub same_bmc_boot: bool,
+    /// The DIMMs at the last good boot, if there was one; it says nothing about the state.
+    pub good_dimms: Option<DimmCount>,
+}
+
+impl Stored {
+    /// A state, and nothing else.
+    #[must_use]
+    pub const fn new(state: AcpiState) -> Self {
+        Self { state, reset_suspected: false, same_bmc_boot: false, good_dimms: None }
+    }
 }
 
 /// Something that happened. A value of `None` means that its service went away, or says something the
@@ -129,14 +143,48 @@ pub enum Event {
         /// The last closing before that opening; an older one is dropped.
         epoch: Epoch,
     },
+    /// The DIMM sensors that have answered since the gate opened.
+    Dimms {
+        /// The last closing before that opening; an older one is dropped.
+        epoch: Epoch,
+        /// How many.
+        answering: u16,
+        /// One that is `required` is not among them.
+        required_silent: bool,
+    },
+    /// How many DIMMs the firmware's own tables list, where something publishes them.
+    DimmsPresent(Option<u16>),
+    /// The units to quiesce have stopped, or cannot be stopped.
+    Quiesced {
+        /// The closing it belongs to; an older one is dropped.
+        epoch: Epoch,
+    },
+    /// The SPD mux is at the host.
+    MuxAtHost {
+        /// The closing it belongs to; an older one is dropped.
+        epoch: Epoch,
+    },
+    /// The SPD mux is at the BMC.
+    MuxAtBmc {
+        /// The last closing before; an older one is dropped.
+        epoch: Epoch,
+    },
     /// A guard sensor of the DIMM zones has a critical alarm.
     GuardAlarm,
     /// Someone else wrote a boot progress other than `Unspecified`.
     BootProgressByOthers,
-    /// Somebody else serves the same object, or nobody does any more.
-    Rival(bool),
+    /// The firmware was heard of in some other way: a POST code.
+    SignOfLife,
+    /// What the CPU's power sensor shows.
+    CpuPower(CpuPower),
     /// A transfer on a bus that matters to this host does not end, or has.
     BusStuck(bool),
+    /// Another daemon may scan a bus that carries this host's DIMMs, or none may any more.
+    UnguardedBus(bool),
+    /// Fan control takes this host's unavailable sensors for failed ones, or does not any more.
+    FailsafeConfig(bool),
+    /// Somebody else serves the same object, or nobody does any more.
+    Rival(bool),
     /// The event loop stalled for longer than an open gate's lease.
     Lapsed,
     /// Time passed.
@@ -155,6 +203,14 @@ pub enum Effect {
     },
     /// Answer a Set: success.
     Answer(SetId),
+    /// Stop the units to quiesce, now; [`Event::Quiesced`] is awaited.
+    Quiesce(Epoch),
+    /// Start them again.
+    Unquiesce,
+    /// Give the SPD mux to the host, now; [`Event::MuxAtHost`] is awaited.
+    MuxToHost(Epoch),
+    /// Take it back; nothing is read before [`Event::MuxAtBmc`].
+    MuxToBmc(Epoch),
     /// The drain did not end within `ack_cap`; the Set is answered all the same.
     DrainTimedOut,
     /// Announce the sensors' availability and assert the fans again, changed or not.
@@ -254,6 +310,8 @@ pub(super) struct Hold {
 /// What goes out at the end of this step, or at the end of the drain (design 3.3).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct Pending {
+    /// What comes before the answers, and does not wait for them: the last steps of the barrier.
+    before: Vec<Effect>,
     /// Sets to answer.
     answers: Vec<SetId>,
     /// They wait for the drain, until then at the latest; real time, as the settings give it.
@@ -326,6 +384,20 @@ pub struct Machine {
     boot_stage: Option<BootStage>,
     foreign_progress: bool,
     pub(super) rival: bool,
+    pub(super) bus_stuck: bool,
+    pub(super) unguarded_bus: bool,
+    pub(super) failsafe_config: bool,
+    /// Since when the firmware owes a sign of life.
+    quiet_since: Option<Time>,
+    /// Since when the CPU draws next to nothing.
+    cpu_low_since: Option<Time>,
+    /// Since when it should draw something.
+    cpu_due_since: Option<Time>,
+    /// DIMM sensors that have answered since the gate opened, and whether a required one has not.
+    pub(super) answering: Option<(u16, bool)>,
+    pub(super) present: Option<u16>,
+    pub(super) good_dimms: Option<DimmCount>,
+    handover: Handover,
     /// Resets within this boot: those inferred, and S2 reported again.
     pub(super) resets: u32,
     pub(super) history: History,
@@ -336,7 +408,7 @@ impl Machine {
     /// A host of which nothing is known but what was stored.
     #[must_use]
     pub fn new(now: Time, settings: config::Host, stored: Option<Stored>) -> Self {
-        Self {
+        let mut machine = Self {
             settings,
             now,
             start: Start::Undecided { stored, at_the_latest: now + DECIDE_WITHOUT_CHASSIS },
@@ -373,10 +445,23 @@ impl Machine {
             boot_stage: None,
             foreign_progress: false,
             rival: false,
+            bus_stuck: false,
+            unguarded_bus: false,
+            failsafe_config: false,
+            quiet_since: None,
+            cpu_low_since: None,
+            cpu_due_since: None,
+            answering: None,
+            present: None,
+            good_dimms: stored.and_then(|stored| stored.good_dimms),
+            handover: Handover::Ours,
             resets: 0,
             history: History::default(),
             pending: Pending::default(),
-        }
+        };
+        // The gate is closed from the first moment on.
+        machine.follow_gate();
+        machine
     }
 
     /// Takes one event in. The only place where the state changes.
@@ -384,6 +469,8 @@ impl Machine {
         self.now = self.now.max(now);
         let mut effects = Effects::default();
         self.advance();
+        self.follow_gate();
+        effects.0.append(&mut self.pending.before);
         if self.pending.cap.is_none() {
             // A wait that has just ended is over, whatever the event brings: its Sets do not wait for another drain.
             self.flush(&mut effects);
@@ -393,22 +480,44 @@ impl Machine {
             Event::Chassis(value) => self.on_chassis(value),
             Event::Host(value) => self.on_host(value),
             Event::Os(value) => self.on_os(value),
-            Event::Set { id, state } => self.on_set(id, state, was_open),
+            Event::Set { id, state } => {
+                self.on_set(id, state, was_open);
+                self.quiet_since = None;
+            }
             Event::SetDevice { id, state } => {
+                self.quiet_since = None;
                 // Nothing waits for this one (note 14).
                 self.device = state;
                 effects.publish(None, replaced(&mut self.published.1, state));
                 effects.push(Effect::Answer(id));
             }
-            Event::Drained { epoch } if epoch == self.epoch => self.pending.cap = None,
+            Event::Drained { epoch } if epoch == self.epoch => self.drained(),
             Event::DimmsKnown { epoch } if epoch == self.epoch => self.dimms_known = was_open,
-            Event::Drained { .. } | Event::DimmsKnown { .. } | Event::BusStuck(_) | Event::Tick => {}
+            Event::Dimms { epoch, answering, required_silent } if epoch == self.epoch => {
+                self.answering = was_open.then_some((answering, required_silent));
+            }
+            Event::Drained { .. } | Event::DimmsKnown { .. } | Event::Dimms { .. } | Event::Tick => {}
+            Event::DimmsPresent(count) => self.present = count,
+            Event::Quiesced { epoch } => self.quiesced(epoch),
+            Event::MuxAtHost { epoch } => self.mux_given(epoch),
+            Event::MuxAtBmc { epoch } => self.mux_taken(epoch),
             Event::GuardAlarm => {
                 if let Some(hold) = &mut self.hold {
                     hold.alarmed = true;
                 }
             }
-            Event::BootProgressByOthers => self.foreign_progress = true,
+            Event::BootProgressByOthers => {
+                self.foreign_progress = true;
+                self.quiet_since = None;
+            }
+            Event::SignOfLife => self.quiet_since = None,
+            Event::CpuPower(power) => {
+                let since = self.cpu_low_since.or(Some(self.now));
+                self.cpu_low_since = since.filter(|_| power == CpuPower::Low);
+            }
+            Event::BusStuck(holds) => self.bus_stuck = holds,
+            Event::UnguardedBus(holds) => self.unguarded_bus = holds,
+            Event::FailsafeConfig(holds) => self.failsafe_config = holds,
             Event::Rival(there) => self.rival = there,
             Event::Lapsed => {
                 self.steady_since = None;
@@ -419,7 +528,10 @@ impl Machine {
         if was_open && !self.is_open() {
             self.epoch = Epoch(self.epoch.0.wrapping_add(1));
             self.dimms_known = false;
+            self.answering = None;
         }
+        self.follow_gate();
+        effects.0.append(&mut self.pending.before);
         if self.pending.cap.is_none() {
             self.flush(&mut effects);
         }
@@ -534,12 +646,15 @@ impl Machine {
     }
 
     fn on_os(&mut self, value: Option<Os>) {
-        self.os.update(value);
+        let before = self.os.update(value);
         let complete = self.post() == Some(Os::Complete) && !self.os.is_missing();
         if let Some(suspicion) = &mut self.suspicion {
             suspicion.post_complete &= complete;
         }
         self.judge_post();
+        if before.is_some() && self.post().is_some() && self.post() != before {
+            self.quiet_since = None;
+        }
     }
 
     /// Rule 7: POST complete this soon after power-on is not POST complete.
@@ -635,6 +750,10 @@ impl Machine {
         } else {
             self.restoring = restoring;
             self.become_state(state, cause);
+            if state.kind() == Kind::Post {
+                // Firmware that is at work will be heard.
+                self.quiet_since = self.quiet_since.or(Some(self.now));
+            }
         }
     }
 
@@ -662,6 +781,7 @@ impl Machine {
             self.restoring = false;
             self.opens_at = Some(self.now);
         }
+        self.hand_over_late();
         if self.pending.cap.is_some_and(|cap| cap <= self.now) {
             self.pending.cap = None;
             self.emit(Effect::DrainTimedOut);
@@ -747,6 +867,11 @@ impl Machine {
             Kind::OffLike => self.history.boot_abandoned(),
             Kind::Post | Kind::Working | Kind::Sleep | Kind::Unknown => {}
         }
+        if cause == Cause::HostReset {
+            self.quiet_since = Some(self.now);
+        } else if state.is_working() {
+            self.quiet_since = None;
+        }
         if again && cause == Cause::HostReset {
             self.emit(Effect::Assert);
             self.restart_post();
@@ -784,9 +909,11 @@ impl Machine {
         self.worked = false;
         if off {
             self.powered_at = None;
+            self.quiet_since = None;
             self.history.boot_abandoned();
         } else {
             self.powered_at = Some(self.now);
+            self.quiet_since = Some(self.now);
             self.begin_boot();
         }
     }
@@ -851,6 +978,12 @@ impl Machine {
         let open = self.is_open();
         let powered = self.is_decided() && !self.is_off();
         track(&mut self.closed_since, powered && !open, now);
+        let cpu_due = powered && self.cpu_should_run();
+        track(&mut self.cpu_due_since, cpu_due, now);
+        if self.dimms_at().is_some_and(|at| at <= now) && !self.dimms_are_missing() {
+            self.good_dimms =
+                self.dimm_count().map_or(self.good_dimms, |count| count.learned(self.good_dimms));
+        }
         let released = !powered || (open && (self.dimms_known || !self.settings.has_dimms));
         if released {
             self.hold = None;
@@ -889,11 +1022,31 @@ impl Machine {
             self.hold.and_then(|_| self.boot_hold_ends_at()),
             self.deadline_at(),
             self.thermal_at(),
+            self.handover_at(),
+            self.silent_at(),
+            self.no_cpu_power_at(),
+            self.dimms_at(),
         ]
         .into_iter()
         .flatten()
         .filter(|at| *at > self.now)
         .min()
+    }
+
+    /// When the firmware has owed a sign of life for too long.
+    pub(super) fn silent_at(&self) -> Option<Time> {
+        Some(self.quiet_since? + self.settings.timing.silent_after)
+    }
+
+    /// When the CPU has drawn no power for too long.
+    pub(super) fn no_cpu_power_at(&self) -> Option<Time> {
+        let due = self.cpu_due_since? + NO_CPU_POWER_FROM;
+        Some(due.max(self.cpu_low_since? + NO_CPU_POWER_FOR))
+    }
+
+    /// From when on every DIMM must have answered.
+    pub(super) fn dimms_at(&self) -> Option<Time> {
+        Some((self.since + DIMMS_FROM).max(self.opens_at? + DIMMS_FROM_OPEN))
     }
 
     // ---- Asking ----------------------------------------------------------------------------------
@@ -904,6 +1057,25 @@ impl Machine {
 
     fn host_is_running(&self) -> bool {
         self.host.last().is_none_or(|host| host == Host::Running)
+    }
+
+    /// A CPU under power draws some, unless the host sleeps, is off, or has said that it will be (note 29).
+    fn cpu_should_run(&self) -> bool {
+        let host_off = self.host.last() == Some(Host::Off);
+        let said_off = self.state.is_off_like() && self.last_set.is_some_and(|set| set >= self.power_since);
+        !host_off && !said_off && !self.state.is_sleep()
+    }
+
+    /// The DIMMs that there are, as far as anybody counts them.
+    pub(super) fn dimm_count(&self) -> Option<DimmCount> {
+        let answering = if self.settings.has_dimms { self.answering?.0 } else { 0 };
+        Some(DimmCount { answering, present: self.present })
+    }
+
+    /// Fewer than at the last good boot, or a required one does not answer.
+    pub(super) fn dimms_are_missing(&self) -> bool {
+        let fewer = self.dimm_count().zip(self.good_dimms).is_some_and(|(now, good)| now.is_fewer_than(good));
+        fewer || self.answering.is_some_and(|(_, required_silent)| required_silent)
     }
 
     /// Rule 6 has decided.
@@ -972,7 +1144,12 @@ impl Machine {
     pub fn to_store(&self) -> Option<Stored> {
         let reset_suspected = self.suspicion.is_some();
         let overtaken = self.has_reported || self.state != AcpiState::Unknown || reset_suspected;
-        let stored = Stored { state: self.state, reset_suspected, same_bmc_boot: !self.restoring };
+        let stored = Stored {
+            state: self.state,
+            reset_suspected,
+            same_bmc_boot: !self.restoring,
+            good_dimms: self.good_dimms,
+        };
         (self.is_decided() || overtaken).then_some(stored)
     }
 

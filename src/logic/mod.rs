@@ -3,6 +3,7 @@
 //!
 //! - [`acpi`]: the 14 states and their codings.
 //! - [`evidence`]: what is known of chassis, host and OS.
+//! - [`diagnosis`]: what can be wrong, and what to do about it.
 //! - [`machine`]: one host: events in, effects out.
 //! - [`policy`]: what follows from a machine's state.
 //! - [`history`]: the log of transitions.
@@ -14,6 +15,7 @@
 
 pub mod acpi;
 pub mod chip;
+pub mod diagnosis;
 pub mod evidence;
 pub mod history;
 pub mod machine;

@@ -11,6 +11,9 @@ use super::{
     time::Time,
 };
 
+pub use super::diagnosis::Diagnosis;
+use super::diagnosis::Evidence;
+
 /// How long after chassis Off a report of a working state may still be one that was on its way.
 const STALE_AFTER: Duration = Duration::from_secs(30);
 
@@ -101,61 +104,6 @@ pub enum BootStage {
     OSStart,
 }
 
-/// What is wrong with the host, by its name on D-Bus (design 3.7).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub enum Diagnosis {
-    /// The deadline passed in POST.
-    StuckInPost,
-    /// The deadline passed elsewhere.
-    NotWorking,
-    /// Firmware was reset more often than `max_resets` within one boot.
-    BootLoop,
-    /// A working state was reported though chassis power had long been off.
-    StaleReport,
-    /// POST complete came too soon after power-on to be true.
-    PostCompleteBogus,
-    /// Another service serves the same object.
-    RivalOwner,
-}
-
-impl Diagnosis {
-    /// The name on D-Bus.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::StuckInPost => "StuckInPost",
-            Self::NotWorking => "NotWorking",
-            Self::BootLoop => "BootLoop",
-            Self::StaleReport => "StaleReport",
-            Self::PostCompleteBogus => "PostCompleteBogus",
-            Self::RivalOwner => "RivalOwner",
-        }
-    }
-
-    /// What it is and what to look at, for the journal.
-    #[must_use]
-    pub const fn advice(self) -> &'static str {
-        match self {
-            Self::StuckInPost => {
-                "firmware has been in POST for longer than the deadline; look at POST codes and the serial console"
-            }
-            Self::NotWorking => {
-                "the host has had power for longer than the deadline and does not work, or does not say so; see GateReasons"
-            }
-            Self::BootLoop => "firmware is reset again and again in POST; look at POST codes and memory",
-            Self::StaleReport => {
-                "a working state was reported while chassis power is off; who sets it? (IPMI over LAN, a script)"
-            }
-            Self::PostCompleteBogus => {
-                "POST was complete as soon as power came on, so it is not trusted any more; is the line wired to power good?"
-            }
-            Self::RivalOwner => {
-                "another service serves the same object, and ipmid may choose it; see `mapper get-service` and remove one"
-            }
-        }
-    }
-}
-
 /// Whether anyone may transfer on a bus that carries the DIMMs of the hosts `carried`: none of them
 /// minds, and there is a host at all that can have a reason to.
 #[must_use]
@@ -212,13 +160,13 @@ impl Machine {
     /// while its service stands by it.
     #[must_use]
     pub fn allows_bus(&self) -> bool {
-        self.is_open() || (self.is_off() && !self.evidence_is_missing())
+        self.has_bus() || (self.is_off() && !self.evidence_is_missing())
     }
 
-    /// The groups `dimm` and `s0`.
+    /// The groups `dimm` and `s0`: with the gate, and where there is an SPD mux, with its way back.
     #[must_use]
     pub fn dimm_sensors(&self) -> SensorMode {
-        if self.is_open() { SensorMode::Read } else { SensorMode::Unavailable }
+        if self.has_bus() { SensorMode::Read } else { SensorMode::Unavailable }
     }
 
     /// The group `thermal`.
@@ -293,19 +241,72 @@ impl Machine {
     /// What is wrong, in the order of [`Diagnosis`].
     #[must_use]
     pub fn diagnoses(&self) -> Vec<Diagnosis> {
-        let stuck = self.deadline_passed();
+        Diagnosis::ALL.into_iter().filter(|diagnosis| self.has(*diagnosis)).collect()
+    }
+
+    fn has(&self, diagnosis: Diagnosis) -> bool {
+        let due = |at: Option<Time>| at.is_some_and(|at| at <= self.now);
         let in_post = self.state.kind() == Kind::Post;
-        [
-            (stuck && in_post, Diagnosis::StuckInPost),
+        match diagnosis {
+            Diagnosis::FirmwareSilent => due(self.silent_at()),
+            Diagnosis::NoCpuPower => due(self.no_cpu_power_at()),
+            Diagnosis::StuckInPost => self.deadline_passed() && in_post,
             // A host whose gate is about to open has overcome it.
-            (stuck && !in_post && self.opens_at.is_none(), Diagnosis::NotWorking),
-            (self.history.in_boot() && self.resets > self.settings.timing.max_resets, Diagnosis::BootLoop),
-            (self.report_is_stale(), Diagnosis::StaleReport),
-            (self.post_bogus, Diagnosis::PostCompleteBogus),
-            (self.rival, Diagnosis::RivalOwner),
-        ]
-        .into_iter()
-        .filter_map(|(holds, diagnosis)| holds.then_some(diagnosis))
-        .collect()
+            Diagnosis::NotWorking => self.deadline_passed() && !in_post && self.opens_at.is_none(),
+            Diagnosis::BootLoop => self.history.in_boot() && self.resets > self.settings.timing.max_resets,
+            Diagnosis::StaleReport => self.report_is_stale(),
+            Diagnosis::MissingDimm => due(self.dimms_at()) && self.dimms_are_missing(),
+            Diagnosis::BusStuck => self.bus_stuck,
+            Diagnosis::PostCompleteBogus => self.post_bogus,
+            Diagnosis::RivalOwner => self.rival,
+            Diagnosis::UnguardedBus => self.unguarded_bus,
+            Diagnosis::FailsafeConfig => self.failsafe_config,
+        }
+    }
+
+    /// What shows a diagnosis, or shows that it is over: the state as the daemon has it, the power services' last words,
+    /// and the numbers that this diagnosis goes by.
+    #[must_use]
+    pub fn evidence(&self, diagnosis: Diagnosis) -> Evidence {
+        let seconds = |since: Time| self.now.since(since).as_secs();
+        let evidence = Evidence::default()
+            .with("ACPI_STATE", self.state.name())
+            .with("ACPI_CAUSE", self.cause.name())
+            .with("CHASSIS", self.chassis.last().map_or("unknown", Chassis::name))
+            .with("HOST_STATE", self.host.last().map_or("unknown", Host::name));
+        let count = |count: Option<u16>| count.map_or("unknown".to_owned(), |count| count.to_string());
+        match diagnosis {
+            Diagnosis::FirmwareSilent | Diagnosis::NoCpuPower => match self.powered_at {
+                Some(at) => evidence.with("SECONDS_SINCE_POWER_ON", seconds(at)),
+                None => evidence,
+            },
+            Diagnosis::StuckInPost | Diagnosis::NotWorking => {
+                let evidence = match self.closed_since {
+                    Some(at) => evidence.with("SECONDS_CLOSED", seconds(at)),
+                    None => evidence,
+                };
+                let reasons: Vec<_> = self.gate_reasons().iter().map(|reason| reason.name()).collect();
+                evidence.with("GATE_REASONS", reasons.join("+"))
+            }
+            Diagnosis::BootLoop => evidence.with("RESETS", self.resets),
+            Diagnosis::StaleReport => evidence.with("SECONDS_OFF", seconds(self.power_since)),
+            Diagnosis::MissingDimm => {
+                let good = self.good_dimms.unwrap_or_default();
+                evidence
+                    .with("DIMMS_ANSWERING", count(self.answering.map(|(answering, _)| answering)))
+                    .with("DIMMS_ANSWERING_GOOD", good.answering)
+                    .with("DIMMS_PRESENT", count(self.present))
+                    .with("DIMMS_PRESENT_GOOD", count(good.present))
+                    .with(
+                        "REQUIRED",
+                        if self.answering.is_some_and(|(_, silent)| silent) { "missing" } else { "there" },
+                    )
+            }
+            Diagnosis::BusStuck
+            | Diagnosis::PostCompleteBogus
+            | Diagnosis::RivalOwner
+            | Diagnosis::UnguardedBus
+            | Diagnosis::FailsafeConfig => evidence,
+        }
     }
 }

@@ -276,9 +276,10 @@ impl EventLoop {
             let given_up = given_up.is_some_and(|host| carried.contains(&host));
             if self.sensors.watch(bus, transfer.as_ref().map(|transfer| transfer.taken), given_up) {
                 changed = true;
-                match transfer {
-                    Some(transfer) => tracing::warn!("{transfer} does not end: the bus is stuck"),
-                    None => tracing::info!("the transfer that was stuck has ended"),
+                if let Some(transfer) = transfer {
+                    tracing::warn!("{transfer} does not end: the bus is stuck");
+                } else {
+                    tracing::info!("the transfer that was stuck has ended");
                 }
             }
         }
@@ -297,7 +298,11 @@ impl EventLoop {
         self.set_permits();
         self.note(host);
         for effect in effects {
-            if !matches!(effect, Effect::Publish { .. } | Effect::Answer(_)) {
+            let before_the_answer = matches!(
+                effect,
+                Effect::Publish { .. } | Effect::Answer(_) | Effect::Quiesce(_) | Effect::MuxToHost(_)
+            );
+            if !before_the_answer {
                 // The first thing after the answer: fan control must not take what is off for broken.
                 self.show_sensors();
             }
@@ -359,6 +364,10 @@ impl EventLoop {
             Effect::Publish { .. }
             | Effect::Answer(_)
             | Effect::Assert
+            | Effect::Quiesce(_)
+            | Effect::Unquiesce
+            | Effect::MuxToHost(_)
+            | Effect::MuxToBmc(_)
             | Effect::Unit(_)
             | Effect::BootProgress(_) => self.output(Output::Effect(host, effect)),
         }
@@ -368,7 +377,7 @@ impl EventLoop {
     fn end_drains(&mut self) {
         for host in 0..self.machines.len() {
             let Some(machine) = self.machines.get(host) else { continue };
-            if machine.is_draining() && self.permits.in_flight(host).is_none() {
+            if machine.wants_drained() && self.permits.in_flight(host).is_none() {
                 let epoch = machine.epoch();
                 self.step(host, Event::Drained { epoch });
             }

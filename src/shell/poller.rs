@@ -105,7 +105,7 @@ impl Poller {
     /// Ready when a thread has ended; none ever does by itself.
     pub(crate) async fn lost(&mut self) {
         if self.running == 0 || self.ended.recv().await.is_none() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
@@ -193,9 +193,11 @@ impl BusThread {
         }
     }
 
-    /// Something was closed: what is on the bus may be another.
+    /// Something was closed: what is on the bus may be another, and the bus as well. (While it is open the kernel
+    /// keeps its adapter.)
     fn begin_anew(&mut self) {
         self.closings = self.permits.closings();
+        self.bus = None;
         for wire in &mut self.line.sensors {
             if let Source::Chip { chip, .. } = &mut wire.source {
                 chip.forget();
@@ -205,7 +207,9 @@ impl BusThread {
 
     /// One reading, a permit for each transfer; `None` if it may not be, or something was closed meanwhile.
     fn read(&mut self, place: usize) -> Option<(usize, Result<Celsius, Fault>)> {
-        let missing = self.open();
+        if self.line.sensors.get(place).is_some_and(|wire| matches!(wire.source, Source::Chip { .. })) {
+            self.open();
+        }
         let Self { line, bus, permits, closings, .. } = self;
         let wire = line.sensors.get_mut(place)?;
         let address = wire.source.address();
@@ -220,7 +224,7 @@ impl BusThread {
             }
             (Source::Chip { .. }, None) => {
                 let _permit = granted()?;
-                Err(missing.unwrap_or(Fault::NoBus))
+                Err(Fault::NoBus)
             }
             (Source::Chip { chip, .. }, Some(bus)) => loop {
                 let permit = granted()?;
@@ -247,11 +251,11 @@ impl BusThread {
         Some((sensor, result))
     }
 
-    /// Opens the bus if it is not open; why it is not. It is said once.
-    fn open(&mut self) -> Option<Fault> {
-        let BusId::I2c(number) = self.line.bus else { return None };
+    /// Opens the bus if it is not open. It is said once that it cannot be.
+    fn open(&mut self) {
+        let BusId::I2c(number) = self.line.bus else { return };
         if self.bus.is_some() {
-            return None;
+            return;
         }
         match self.buses.open(number, self.line.timeout) {
             Ok(bus) => {
@@ -259,13 +263,11 @@ impl BusThread {
                     tracing::info!("I2C bus {number} is there now");
                 }
                 self.bus = Some(bus);
-                None
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.said_missing, true) {
                     tracing::warn!("I2C bus {number} cannot be opened, and is tried again: {error}");
                 }
-                Some(Fault::NoBus)
             }
         }
     }

@@ -22,12 +22,14 @@ use std::{
 use tokio::{sync::oneshot, time::timeout};
 
 use crate::{
-    logic::{acpi::AcpiState, machine::Stored},
+    logic::{acpi::AcpiState, diagnosis::DimmCount, machine::Stored},
     shell::permits::HostIndex,
 };
 
 /// The first word of a file. Another format gets another one.
 const FORMAT: &str = "acpi-stated-1";
+/// The same with one word more: the DIMMs at the last good boot. Written only where that is known.
+const FORMAT_DIMMS: &str = "acpi-stated-2";
 /// In place of a boot id: not known to be so in any boot of the BMC.
 const NO_BOOT: &str = "-";
 /// Longer than any file of ours.
@@ -81,11 +83,18 @@ fn boot_id(text: &str) -> Option<String> {
 
 // ---- The format ------------------------------------------------------------------------------------
 
-/// One line, without its end: format, state, suspicion, boot, and the checksum of all that is before it.
+/// One line, without its end: format, state, suspicion, boot, perhaps DIMMs, and the checksum of all that is before it.
 fn to_line(stored: Stored, boot: Option<&str>) -> String {
     let suspicion = if stored.reset_suspected { "suspected" } else { "clear" };
     let boot = boot.filter(|_| stored.same_bmc_boot).unwrap_or(NO_BOOT);
-    let body = format!("{FORMAT} {} {suspicion} {boot} ", stored.state.name());
+    let (format, dimms) = match stored.good_dimms {
+        None => (FORMAT, String::new()),
+        Some(DimmCount { answering, present: None }) => (FORMAT_DIMMS, format!("{answering} ")),
+        Some(DimmCount { answering, present: Some(present) }) => {
+            (FORMAT_DIMMS, format!("{answering}/{present} "))
+        }
+    };
+    let body = format!("{format} {} {suspicion} {boot} {dimms}", stored.state.name());
     format!("{body}{:08x}", crc32(body.as_bytes()))
 }
 
@@ -94,7 +103,7 @@ fn from_line(line: &str, boot: Option<&str>) -> Result<Stored, &'static str> {
     let mut words = line.split(' ');
     let format = words.next().unwrap_or_default();
     // First, since another format may have another checksum.
-    if format != FORMAT {
+    if format != FORMAT && format != FORMAT_DIMMS {
         let ours = FORMAT.trim_end_matches(|c: char| c.is_ascii_digit());
         return Err(if format.starts_with(ours) { "another version wrote it" } else { "it is damaged" });
     }
@@ -106,11 +115,21 @@ fn from_line(line: &str, boot: Option<&str>) -> Result<Stored, &'static str> {
             _ => return None,
         };
         let then = words.next()?;
-        let stored = Stored { state, reset_suspected, same_bmc_boot: boot == Some(then) };
+        let good_dimms = if format == FORMAT_DIMMS { Some(dimms(words.next()?)?) } else { None };
+        let stored = Stored { state, reset_suspected, same_bmc_boot: boot == Some(then), good_dimms };
         // There is one way to write it, so this looks at the checksum, and at what is behind it.
         (to_line(Stored { same_bmc_boot: true, ..stored }, Some(then)) == line).then_some(stored)
     };
     read().ok_or("it is damaged")
+}
+
+/// `8`, or `8/16`: answering, and present.
+fn dimms(word: &str) -> Option<DimmCount> {
+    let (answering, present) = match word.split_once('/') {
+        None => (word, None),
+        Some((answering, present)) => (answering, Some(present.parse().ok()?)),
+    };
+    Some(DimmCount { answering: answering.parse().ok()?, present })
 }
 
 /// CRC-32 as in zip and Ethernet. A few dozen bytes, a few times in a boot: no table.
@@ -431,8 +450,17 @@ mod tests {
 
     fn all() -> impl Iterator<Item = Stored> {
         AcpiState::ALL.into_iter().flat_map(|state| {
-            [(false, false), (false, true), (true, false), (true, true)]
-                .map(|(reset_suspected, same_bmc_boot)| Stored { state, reset_suspected, same_bmc_boot })
+            [(false, false), (false, true), (true, false), (true, true)].into_iter().flat_map(
+                move |(reset_suspected, same_bmc_boot)| {
+                    let count = |answering, present| Some(DimmCount { answering, present });
+                    [None, count(8, None), count(u16::MAX, Some(u16::MAX))].map(|good_dimms| Stored {
+                        state,
+                        reset_suspected,
+                        same_bmc_boot,
+                        good_dimms,
+                    })
+                },
+            )
         })
     }
 
@@ -453,7 +481,7 @@ mod tests {
             assert_eq!(from_line(&line, None), Ok(then), "{line}");
             assert_eq!(from_line(&to_line(stored, None), Some(BOOT)), Ok(then), "{line}");
         }
-        let one = Stored { state: AcpiState::S0G0D0, reset_suspected: false, same_bmc_boot: true };
+        let one = Stored { same_bmc_boot: true, ..Stored::new(AcpiState::S0G0D0) };
         assert_eq!(
             to_line(one, Some(BOOT)),
             "acpi-stated-1 S0_G0_D0 clear 0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0 e387071b"
@@ -478,7 +506,7 @@ mod tests {
                 assert!(from_line(&format!("{line}{more}"), Some(BOOT)).is_err(), "{line}{more:?}");
             }
         }
-        assert_eq!(from_line("acpi-stated-2 anything", None), Err("another version wrote it"));
+        assert_eq!(from_line("acpi-stated-3 anything", None), Err("another version wrote it"));
         assert_eq!(from_line("", None), Err("it is damaged"));
     }
 

@@ -52,6 +52,12 @@ invariants! {
     Progress "boot-progress-never-goes-backwards",
     Transitions "every-change-is-told",
     Stored "what-is-stored-is-what-is",
+    Silence "a-silent-firmware-is-noticed",
+    CpuPower "a-cpu-without-power-is-noticed",
+    Dimms "a-missing-dimm-is-noticed",
+    Told "what-the-daemon-is-told-it-shows",
+    Handover "the-mux-goes-over-in-order-and-in-time",
+    Bus "nothing-is-read-without-the-mux",
 }
 
 /// An invariant that does not hold.
@@ -112,6 +118,30 @@ pub(super) struct Watcher {
     foreign: bool,
     stage: Option<BootStage>,
     untold: u32,
+
+    owed: Option<Time>,
+    last_set: Option<Time>,
+    power_since: Time,
+    low: Option<Time>,
+    cpu_due: Option<Time>,
+    /// Stuck, unguarded, failsafe, rival.
+    told: [bool; 4],
+    answering: Option<(u16, bool)>,
+    present: Option<u16>,
+    good: Option<DimmCount>,
+    way: Option<Way>,
+    returning: bool,
+}
+
+/// The way of the bus to the host, since the gate closed.
+#[allow(clippy::struct_excessive_bools, reason = "independent facts")]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Way {
+    began: Time,
+    drained: bool,
+    units: bool,
+    quiesced: bool,
+    mux: bool,
 }
 
 /// What the world saw of the machine before a step.
@@ -169,6 +199,17 @@ impl Watcher {
             foreign: false,
             stage: None,
             untold: 0,
+            owed: None,
+            last_set: None,
+            power_since: now,
+            low: None,
+            cpu_due: None,
+            told: [false; 4],
+            answering: None,
+            present: None,
+            good: stored.and_then(|stored| stored.good_dimms),
+            way: Some(Way { began: now, drained: false, units: false, quiesced: false, mux: false }),
+            returning: false,
         }
     }
 
@@ -223,15 +264,19 @@ impl Watcher {
         };
         let effects = machine.step(now, event);
         self.now = now;
+        let os_before = self.os;
         if let Event::Set { id, .. } | Event::SetDevice { id, .. } = event {
             self.waiting.push((id, now));
             self.last_id = id.0;
         }
         let ended = self.record(machine, &before, event);
+        self.record_signs(machine, event, os_before, ended);
         self.watch_effects(machine, &before, event, effects)?;
         self.check_gate(machine, &before, event)?;
         self.check_inferences(machine, &before, event, ended)?;
         self.check_followers(machine)?;
+        self.check_diagnoses(machine)?;
+        self.check_handover(machine)?;
         self.check_answers(machine, &before, event)?;
         self.check_time(machine)
     }
@@ -322,11 +367,31 @@ impl Watcher {
             }
             Event::BootProgressByOthers => self.foreign = true,
             Event::DimmsKnown { epoch } => self.dimms_known |= epoch == before.epoch && before.open,
+            Event::Dimms { epoch, answering, required_silent } if epoch == before.epoch && before.open => {
+                self.answering = Some((answering, required_silent));
+            }
+            Event::DimmsPresent(count) => self.present = count,
+            Event::CpuPower(CpuPower::Low) => self.low = self.low.or(Some(now)),
+            Event::CpuPower(CpuPower::Good | CpuPower::Unknown) => self.low = None,
+            Event::BusStuck(holds) => self.told[0] = holds,
+            Event::UnguardedBus(holds) => self.told[1] = holds,
+            Event::FailsafeConfig(holds) => self.told[2] = holds,
+            Event::Rival(holds) => self.told[3] = holds,
+            Event::Drained { epoch } if epoch == before.epoch => {
+                self.way = self.way.map(|way| Way { drained: true, ..way });
+            }
+            Event::Quiesced { epoch } if epoch == before.epoch => {
+                self.way = self.way.map(|way| Way { quiesced: way.units, ..way });
+            }
+            Event::MuxAtBmc { epoch } if epoch == before.epoch => self.returning = false,
             Event::SetDevice { .. }
+            | Event::Dimms { .. }
             | Event::Drained { .. }
+            | Event::Quiesced { .. }
+            | Event::MuxAtHost { .. }
+            | Event::MuxAtBmc { .. }
+            | Event::SignOfLife
             | Event::GuardAlarm
-            | Event::Rival(_)
-            | Event::BusStuck(_)
             | Event::Tick => {}
         }
         self.follow_power();
@@ -410,6 +475,7 @@ impl Watcher {
         }
         let on = self.power == Some(Chassis::Off) && power == Some(Chassis::On);
         self.on_edge_at = on.then_some(self.now);
+        self.power_since = self.now;
         self.power = power;
         if power == Some(Chassis::Off) {
             self.suspected = None;
@@ -456,6 +522,7 @@ impl Watcher {
             self.was_off = off;
             self.firmware_seen = false;
             self.powered_at = (!off).then_some(now);
+            self.owed = self.powered_at;
         }
         let reported_s2 = matches!(event, Event::Set { state: AcpiState::S2D2, .. });
         self.firmware_seen |= !off && (state.is_working() || reported_s2);
@@ -486,7 +553,69 @@ impl Watcher {
         self.closed_since = if closed { self.closed_since.or(Some(now)) } else { None };
         if before.open && !self.open() {
             self.dimms_known = false;
+            self.answering = None;
         }
+    }
+
+    /// What is heard of the firmware, the CPU's power and the DIMMs; after everything else of this step is known.
+    fn record_signs(
+        &mut self,
+        machine: &Machine,
+        event: Event,
+        os_before: Option<Os>,
+        ended: Option<Suspected>,
+    ) {
+        let now = self.now;
+        let state = machine.state();
+        // Firmware runs anew: by rule 5, or it is found in POST.
+        let reset = ended.is_some_and(|s| !s.complete) && machine.cause() == Cause::HostReset;
+        let found = self.decision.is_some_and(|(state, _)| state == AcpiState::S2D2);
+        if reset {
+            self.owed = Some(now);
+        } else if found && state == AcpiState::S2D2 {
+            self.owed = self.owed.or(Some(now));
+        }
+        let os_changed = os_before.is_some() && self.post().is_some() && self.os != os_before;
+        let heard = match event {
+            Event::Set { .. } => {
+                self.last_set = Some(now);
+                true
+            }
+            Event::SetDevice { .. } | Event::BootProgressByOthers | Event::SignOfLife => true,
+            Event::Os(_) => os_changed,
+            _ => false,
+        };
+        if heard || state.is_working() {
+            self.owed = None;
+        }
+
+        let off = self.off(state);
+        let said_off = state.is_off_like() && self.last_set >= Some(self.power_since);
+        let due = self.decided && !off && self.host != Some(Host::Off) && !state.is_sleep() && !said_off;
+        self.cpu_due = if due { self.cpu_due.or(Some(now)) } else { None };
+
+        if self.dimms_due() && !self.dimms_missing() {
+            let answering = if self.settings.has_dimms { self.answering.map(|a| a.0) } else { Some(0) };
+            if let Some(answering) = answering {
+                let present = self.present.or(self.good.and_then(|good| good.present));
+                let nothing = answering == 0 && present.is_none();
+                self.good = if nothing { None } else { Some(DimmCount { answering, present }) };
+            }
+        }
+    }
+
+    /// Two minutes after S0, and one after the gate opened.
+    fn dimms_due(&self) -> bool {
+        let settled = self.now >= self.state_since + Duration::from_secs(120);
+        settled && self.opens_at.is_some_and(|at| self.now >= at + Duration::from_secs(60))
+    }
+
+    fn dimms_missing(&self) -> bool {
+        let answering = if self.settings.has_dimms { self.answering.map(|a| a.0) } else { Some(0) };
+        let good = self.good.unwrap_or_default();
+        let listed = self.present.zip(good.present).is_some_and(|(now, good)| now < good);
+        self.answering.is_some_and(|(_, silent)| silent)
+            || answering.is_some_and(|answering| answering < good.answering || listed)
     }
 
     fn open(&self) -> bool {
@@ -513,6 +642,32 @@ impl Watcher {
         self.untold += u32::from(machine.state() != before.state);
         for effect in effects {
             match effect {
+                Effect::Quiesce(epoch) | Effect::MuxToHost(epoch) => {
+                    let cap = self.settings.timing.ack_cap;
+                    let to_host = matches!(effect, Effect::MuxToHost(_));
+                    let no_units = self.settings.quiesce.is_empty();
+                    let allowed = self.way.is_some_and(|way| {
+                        let late = self.now >= way.began + cap;
+                        let units = no_units || (way.units && (way.quiesced || late));
+                        let first = if to_host { !way.mux && units } else { !way.units && !way.mux };
+                        first && (way.drained || late)
+                    });
+                    let ours = epoch == before.epoch && !rest && !answered_state;
+                    self.claim(I::Handover, true, allowed && ours, machine)?;
+                    self.way = self.way.map(|way| Way {
+                        units: way.units || !to_host,
+                        mux: way.mux || to_host,
+                        ..way
+                    });
+                }
+                Effect::MuxToBmc(epoch) => {
+                    let ours = epoch == machine.epoch();
+                    self.claim(I::Handover, true, self.open() && ours && !self.returning, machine)?;
+                    self.returning = true;
+                }
+                Effect::Unquiesce => {
+                    self.claim(I::Handover, true, self.open() && !self.returning, machine)?;
+                }
                 Effect::Publish { state, device } => {
                     let published = self.published;
                     let news = (state, device) != (None, None)
@@ -544,6 +699,10 @@ impl Watcher {
                         got.0 == machine.state()
                     };
                     self.claim(I::SetGet, true, same, machine)?;
+                    let of_device = matches!(event, Event::SetDevice { id: own, .. } if own == id);
+                    let in_post = !of_device && machine.state() == AcpiState::S2D2 && !before.open;
+                    let over = self.way.is_none_or(|way| self.all_ordered(way));
+                    self.claim(I::Handover, in_post && self.hands_over(), over, machine)?;
                 }
                 Effect::Unit(order) => {
                     rest = true;
@@ -581,7 +740,8 @@ impl Watcher {
         let expected = self.open();
         self.claim(I::GateConditions, true, open == expected, machine)?;
         let read = machine.dimm_sensors() == SensorMode::Read;
-        self.claim(I::GateShown, true, open == machine.gate_reasons().is_empty() && open == read, machine)?;
+        self.claim(I::GateShown, true, open == machine.gate_reasons().is_empty(), machine)?;
+        self.claim(I::Bus, true, read == machine.has_bus(), machine)?;
 
         let opened = open && !before.open;
         let settled = before.state.is_working()
@@ -747,9 +907,68 @@ impl Watcher {
                     state: machine.state(),
                     reset_suspected: suspected,
                     same_bmc_boot: !self.locked,
+                    good_dimms: self.good,
                 }),
             machine,
         )
+    }
+
+    fn check_diagnoses(&mut self, machine: &Machine) -> Result<(), Broken> {
+        use Invariant as I;
+        let now = self.now;
+        let diagnoses = machine.diagnoses();
+        let has = |diagnosis| diagnoses.contains(&diagnosis);
+        let silent = self.owed.is_some_and(|at| now >= at + self.settings.timing.silent_after);
+        self.claim(I::Silence, true, has(Diagnosis::FirmwareSilent) == silent, machine)?;
+        let dark = self.cpu_due.is_some_and(|at| now >= at + Duration::from_secs(30))
+            && self.low.is_some_and(|at| now >= at + Duration::from_secs(10));
+        self.claim(I::CpuPower, true, has(Diagnosis::NoCpuPower) == dark, machine)?;
+        let missing = self.dimms_due() && self.dimms_missing();
+        self.claim(I::Dimms, true, has(Diagnosis::MissingDimm) == missing, machine)?;
+        let told =
+            [Diagnosis::BusStuck, Diagnosis::UnguardedBus, Diagnosis::FailsafeConfig, Diagnosis::RivalOwner];
+        let told = told.map(has);
+        self.claim(I::Told, true, told == self.told, machine)?;
+        // Each deadline that lies ahead wakes the machine.
+        let ahead = [
+            self.owed.map(|at| at + self.settings.timing.silent_after),
+            self.cpu_due
+                .zip(self.low)
+                .map(|(due, low)| (due + Duration::from_secs(30)).max(low + Duration::from_secs(10))),
+        ];
+        for at in ahead.into_iter().flatten().filter(|at| *at > now) {
+            self.claim(I::Wake, true, machine.wake_at().is_some_and(|wake| wake <= at), machine)?;
+        }
+        Ok(())
+    }
+
+    fn hands_over(&self) -> bool {
+        self.settings.spd_mux.is_some() || !self.settings.quiesce.is_empty()
+    }
+
+    fn all_ordered(&self, way: Way) -> bool {
+        (way.mux || self.settings.spd_mux.is_none()) && (way.units || self.settings.quiesce.is_empty())
+    }
+
+    fn check_handover(&mut self, machine: &Machine) -> Result<(), Broken> {
+        use Invariant as I;
+        let open = self.open();
+        self.returning &= open;
+        if open {
+            self.way = None;
+        } else if self.way.is_none() {
+            let began = self.now;
+            self.way = Some(Way { began, drained: false, units: false, quiesced: false, mux: false });
+        }
+        let bus = open && !self.returning;
+        self.claim(I::Bus, true, machine.has_bus() == bus, machine)?;
+        let Some(way) = self.way.filter(|_| self.hands_over()) else { return Ok(()) };
+        let ordered = self.all_ordered(way);
+        let late = self.now >= way.began + self.settings.timing.ack_cap;
+        self.claim(I::Handover, late, ordered, machine)?;
+        self.claim(I::Handover, !way.drained && !ordered, machine.wants_drained(), machine)?;
+        let cap = way.began + self.settings.timing.ack_cap;
+        self.claim(I::Handover, !ordered, machine.wake_at().is_some_and(|at| at <= cap), machine)
     }
 
     fn check_answers(&mut self, machine: &Machine, before: &Before, event: Event) -> Result<(), Broken> {
@@ -769,7 +988,8 @@ impl Watcher {
         }
         if let Event::Drained { epoch } = event {
             let ours = epoch == before.epoch;
-            self.claim(I::Answered, ours, !draining, machine)?;
+            // With a mux or units it is one step of several.
+            self.claim(I::Answered, ours && !self.hands_over(), !draining, machine)?;
             self.claim(I::Stale, !ours, draining == before.draining, machine)?;
         }
         let waiting = self.waiting.len();
@@ -812,7 +1032,14 @@ impl Watcher {
     /// Results that belong to an older closing change nothing that the world can see.
     fn check_stale(&mut self, machine: &Machine) -> Result<(), Broken> {
         let epoch = Epoch(machine.epoch().0.wrapping_sub(1));
-        for event in [Event::Drained { epoch }, Event::DimmsKnown { epoch }] {
+        for event in [
+            Event::Drained { epoch },
+            Event::DimmsKnown { epoch },
+            Event::Dimms { epoch, answering: 0, required_silent: true },
+            Event::Quiesced { epoch },
+            Event::MuxAtHost { epoch },
+            Event::MuxAtBmc { epoch },
+        ] {
             let mut copy = machine.clone();
             let effects = copy.step(self.now, event);
             let same = effects.as_slice().is_empty() && shown(&copy) == shown(machine);
@@ -830,6 +1057,12 @@ impl Watcher {
     pub(super) fn key(&self) -> impl Eq + std::hash::Hash + use<> {
         (self.waiting.len().min(2), self.last_order, self.foreign, self.stage)
     }
+
+    /// The same of the way to the host.
+    pub(super) fn way_key(&self) -> impl Eq + std::hash::Hash + use<> {
+        let way = self.way.map(|way| (way.drained, way.units, way.quiesced, way.mux));
+        (way, self.returning, self.waiting.len().min(2))
+    }
 }
 
 /// All that the world can see, now and by waiting.
@@ -838,6 +1071,7 @@ fn shown(machine: &Machine) -> impl PartialEq + use<> {
         (machine.state(), machine.cause(), machine.device(), machine.epoch(), machine.is_draining()),
         (machine.is_open(), machine.gate_reasons(), machine.thermal_sensors(), machine.fans()),
         (machine.diagnoses(), machine.is_off(), machine.to_store(), machine.dimms_known),
+        (machine.has_bus(), machine.wants_drained()),
     )
 }
 

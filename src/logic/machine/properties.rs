@@ -28,6 +28,10 @@ enum What {
     SetDevice(AcpiState),
     Drained,
     DimmsKnown,
+    Dimms(u16, bool),
+    Quiesced,
+    MuxAtHost,
+    MuxAtBmc,
     Old,
 }
 
@@ -54,6 +58,17 @@ fn event() -> impl Strategy<Value = What> {
         1 => Just(What::Is(Event::GuardAlarm)),
         1 => Just(What::Is(Event::BootProgressByOthers)),
         1 => Just(What::Is(Event::Lapsed)),
+        1 => Just(What::Is(Event::SignOfLife)),
+        2 => prop::sample::select(vec![CpuPower::Low, CpuPower::Good, CpuPower::Unknown])
+            .prop_map(|power| What::Is(Event::CpuPower(power))),
+        1 => any::<bool>().prop_map(|holds| What::Is(Event::BusStuck(holds))),
+        1 => any::<bool>().prop_map(|holds| What::Is(Event::UnguardedBus(holds))),
+        1 => any::<bool>().prop_map(|holds| What::Is(Event::FailsafeConfig(holds))),
+        2 => (0_u16..4, any::<bool>()).prop_map(|(answering, silent)| What::Dimms(answering, silent)),
+        1 => prop::option::of(0_u16..4).prop_map(|count| What::Is(Event::DimmsPresent(count))),
+        2 => Just(What::Quiesced),
+        2 => Just(What::MuxAtHost),
+        2 => Just(What::MuxAtBmc),
         1 => any::<bool>().prop_map(|there| What::Is(Event::Rival(there))),
     ]
 }
@@ -95,6 +110,10 @@ fn story() -> impl Strategy<Value = Vec<(u64, What)>> {
         // A retry, and the drain.
         vec![(0, What::Set(s2)), (100, What::Set(s2)), (100, What::Drained)],
         vec![(10_000, What::DimmsKnown)],
+        // The whole way to the host, and back; and what the DIMMs say after it.
+        vec![(1, What::Drained), (30, What::Quiesced), (2, What::MuxAtHost)],
+        vec![(10_000, What::MuxAtBmc), (3000, What::Dimms(2, false)), (0, What::DimmsKnown)],
+        vec![(0, What::Is(Event::CpuPower(CpuPower::Low))), (60_000, What::Is(Event::SignOfLife))],
         // Power control restarts.
         vec![
             (0, What::Is(Event::Chassis(None))),
@@ -127,31 +146,39 @@ fn settings() -> impl Strategy<Value = config::Host> {
         thermal_grace: Duration::from_millis(100),
         hold_after: Duration::from_secs(7),
         max_resets: 2,
+        silent_after: Duration::from_secs(3),
         ..config::Timing::default()
     };
     let timing = prop_oneof![4 => Just(config::Timing::default()), 1 => Just(odd)];
-    (any::<[bool; 5]>(), timing).prop_map(|([trusted, s0, s2, off, has_dimms], timing)| config::Host {
-        evidence: config::Evidence {
-            post_complete_trusted: trusted,
-            s0_from_post_complete: s0,
-            s2_from_power_on: s2,
-            host_off_is_off: off,
-        },
-        timing,
-        has_dimms,
-        ..config::Host::new(0)
+    (any::<[bool; 7]>(), timing).prop_map(|([trusted, s0, s2, off, has_dimms, mux, units], timing)| {
+        config::Host {
+            spd_mux: mux.then(|| config::SpdMux { line: "SPD_MUX_SEL".to_owned(), host_level: true }),
+            quiesce: if units { vec!["other.service".to_owned()] } else { Vec::new() },
+            evidence: config::Evidence {
+                post_complete_trusted: trusted,
+                s0_from_post_complete: s0,
+                s2_from_power_on: s2,
+                host_off_is_off: off,
+            },
+            timing,
+            has_dimms,
+            ..config::Host::new(0)
+        }
     })
 }
 
 fn stored() -> impl Strategy<Value = Option<Stored>> {
     let state = prop::sample::select(AcpiState::ALL.to_vec());
-    prop::option::of(
-        (state, any::<bool>(), any::<bool>()).prop_map(|(state, reset_suspected, same_bmc_boot)| Stored {
+    let good = prop::option::of((0_u16..4, prop::option::of(0_u16..4)))
+        .prop_map(|good| good.map(|(answering, present)| DimmCount { answering, present }));
+    prop::option::of((state, any::<bool>(), any::<bool>(), good).prop_map(
+        |(state, reset_suspected, same_bmc_boot, good_dimms)| Stored {
             state,
             reset_suspected,
             same_bmc_boot,
-        }),
-    )
+            good_dimms,
+        },
+    ))
 }
 
 /// One host's life; the first broken invariant ends it.
@@ -209,6 +236,12 @@ fn live(settings: config::Host, stored: Option<Stored>, acts: &[Act]) -> Result<
                 Some(What::SetDevice(state)) => Event::SetDevice { id, state },
                 Some(What::Drained) => Event::Drained { epoch },
                 Some(What::DimmsKnown) => Event::DimmsKnown { epoch },
+                Some(What::Dimms(answering, required_silent)) => {
+                    Event::Dimms { epoch, answering, required_silent }
+                }
+                Some(What::Quiesced) => Event::Quiesced { epoch },
+                Some(What::MuxAtHost) => Event::MuxAtHost { epoch },
+                Some(What::MuxAtBmc) => Event::MuxAtBmc { epoch },
                 Some(What::Old) => Event::Drained { epoch: Epoch(epoch.0.wrapping_sub(1)) },
             };
             let at = at.max(machine.now);
