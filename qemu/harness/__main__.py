@@ -5,6 +5,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import sys
 import time
 
@@ -49,6 +50,13 @@ def main():
     def say(text):
         print(text, flush=True)
 
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    # A shell that starts this in the background lets it ignore SIGINT; either signal still leaves a report, and no QEMU.
+    signal.signal(signal.SIGINT, interrupted)
+    signal.signal(signal.SIGTERM, interrupted)
+
     run = report.Run(seed, gated, plan.make(seed, chosen.cycles), chosen.versions, timing)
     machine = Machine(chosen.image, work)
     say(f"seed {seed}, {chosen.cycles} cycles, {'the daemon' if gated else 'an ungated poller in its place'}")
@@ -74,6 +82,7 @@ def main():
             run.results.append(result)
             judge_cycle(run, result, host, trace, timing)
             say(report.line(result))
+        conductor.restart()
         run.figures_at_end = conductor.measure()
         run.journal = machine.run(f"journalctl --no-pager -o short-monotonic -u {conductor.service} | tail -n 400")[1]
     except (Broken, Asked, OSError) as error:

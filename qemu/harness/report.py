@@ -185,7 +185,7 @@ def junit(run):
 
 # The picture: one strip a cycle, all to the same scale.
 
-LEFT, TOP, STRIP, GAP = 150, 20, 64, 10
+LEFT, TOP, STRIP, GAP = 150, 20, 72, 8
 STATE_FILL = {"S0_G0_D0": "#bfe3c0", "S2_D2": "#fbd9a5", "S5_G2": "#d9dde3", "Unknown": "#e6d3ee", "?": "#ffffff"}
 STATE_TEXT = {"S0_G0_D0": "S0", "S2_D2": "S2", "S5_G2": "S5", "Unknown": "Unknown", "?": ""}
 MARKS = {
@@ -206,47 +206,77 @@ STYLE = (
 )
 
 
+class Axis:
+    """Time to x, for one strip. While the BMC restarts nothing happens; those spans are cut short."""
+
+    CUT = 6.0  # Seconds' worth of width that is left of one.
+
+    def __init__(self, begin, end, cuts):
+        self.begin, self.end = begin, end
+        self.cuts = [(a, b) for a, b in cuts if begin <= a and b <= end and b - a > self.CUT]
+        self.scale = 1.0
+
+    def seconds(self, at):
+        at = min(max(at, self.begin), self.end)
+        width = at - self.begin
+        for a, b in self.cuts:
+            if at > a:
+                width -= (min(at, b) - a) * (1 - self.CUT / (b - a))
+        return width
+
+    def x(self, at):
+        return LEFT + self.seconds(at) * self.scale
+
+
+def _restarts(run):
+    spans, since = [], None
+    for at, what, _ in run.facts:
+        if what in ("bmc-reset", "bmc-reboot"):
+            since = at
+        elif what == "bmc-up" and since is not None:
+            spans.append((since, at))
+            since = None
+    return spans
+
+
 def timeline(run):
-    rows = [(r.begun, r.ended, r) for r in run.results]
-    if not rows:
+    if not run.results:
         return '<svg xmlns="http://www.w3.org/2000/svg" width="400" height="40"><text x="10" y="20">no cycle was run</text></svg>'
-    longest = max(end - begin for begin, end, _ in rows)
-    scale = min(60.0, 1500 / longest)
-    width, height = int(LEFT + longest * scale + 30), TOP + 20 + len(rows) * (STRIP + GAP)
+    restarts = _restarts(run)
+    axes = [Axis(r.begun, r.ended, restarts) for r in run.results]
+    longest = max(axis.seconds(axis.end) for axis in axes)
+    scale = min(70.0, 1500 / longest)
+    width, height = int(LEFT + longest * scale + 60), TOP + 20 + len(axes) * (STRIP + GAP)
     states, gates = state_spans(run), gate_spans(run)
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">']
     out.append(f"<style>{STYLE}</style><rect width='{width}' height='{height}' fill='white'/>")
-    step = 1 if longest < 25 else 5
-    for second in range(0, int(longest) + 1, step):
+    for second in range(0, int(longest) + 1):
         x = LEFT + second * scale
         out.append(f"<line x1='{x:.1f}' y1='{TOP}' x2='{x:.1f}' y2='{height}' stroke='#eee'/>")
         out.append(f"<text class='n' x='{x:.1f}' y='{TOP - 6}' text-anchor='middle'>{second} s</text>")
-    for number, (begin, end, result) in enumerate(rows):
-        y = TOP + 8 + number * (STRIP + GAP)
-        out.append(_strip(run, result, begin, end, y, scale, states, gates))
+    for number, (axis, result) in enumerate(zip(axes, run.results)):
+        axis.scale = scale
+        out.append(_strip(run, result, axis, TOP + 8 + number * (STRIP + GAP), states, gates))
     out.append("</svg>")
     return "\n".join(out)
 
 
-def _strip(run, result, begin, end, y, scale, states, gates):
-    out = []
-
-    def x(at):
-        return LEFT + (min(max(at, begin), end) - begin) * scale
+def _strip(run, result, axis, y, states, gates):
+    out, x, begin, end = [], axis.x, axis.begin, axis.end
 
     def box(a, b, top, high, attributes):
         if b > begin and a < end:
             out.append(f"<rect x='{x(a):.1f}' y='{top}' width='{max(0.5, x(b) - x(a)):.1f}' height='{high}' {attributes}/>")
 
     bad = {id(t) for t in result.bad}
-    title = html.escape(f"{result.cycle.title()}" + "".join("\n" + f for f in result.failures))
+    title = html.escape(result.cycle.title() + "".join("\n" + f for f in result.failures))
     kind = "f" if result.failures else "c"
     out.append(f"<g><title>{title}</title><text class='{kind}' x='4' y='{y + 12}'>{result.cycle.number}"
                f" {'FAILED' if result.failures else ''}</text>")
     for row, part in enumerate(result.cycle.title().split("; ")):
         out.append(f"<text class='n' x='4' y='{y + 25 + 12 * row}'>{html.escape(part)}</text>")
     out.append("</g>")
-    # States; below them the host's windows and the gate; between them what was on the wire.
+    # States; below them the host's windows with what was on the wire; below these the gate.
     for a, b, state in states:
         box(a, b, y, 14, f"class='s' fill='{STATE_FILL.get(state, '#e6d3ee')}'")
         if b > begin and a < end and x(b) - x(a) > 16:
@@ -255,29 +285,32 @@ def _strip(run, result, begin, end, y, scale, states, gates):
         box(window.begin, window.end, y + 16, 16, "class='w'")
     for a, b in gates:
         box(a, b, y + 34, 6, "class='g'")
+    for a, b in axis.cuts:
+        box(a, b, y, 42, "fill='white' fill-opacity='.75'")
+        out.append(f"<text class='n' x='{(x(a) + x(b)) / 2:.1f}' y='{y + 26}' text-anchor='middle'>BMC away for {b - a:.0f} s</text>")
     for t in run.transfers:
         if begin <= t.begun <= end:
             colour, wide = ("#c0392b", 1.5) if id(t) in bad else ("#1a5276", 1)
             low = y + 16 + (0 if t.bus == 3 else 8)
             out.append(f"<line x1='{x(t.begun):.1f}' x2='{x(t.begun):.1f}' y1='{low}' y2='{low + 8}'"
                        f" stroke='{colour}' stroke-width='{wide}'><title>bus {t.bus} {t.address:#04x}</title></line>")
-    last = -100.0
-    for at, what, detail in run.facts:
+    free = [0.0, 0.0, 0.0]  # Where each row of labels is empty again.
+    for at, what, detail in sorted(run.facts, key=lambda fact: fact[0]):
         if not begin <= at <= end:
             continue
         if what == "answered":
             state, code, ack = detail
-            out.append(f"<line class='k' x1='{x(at):.1f}' x2='{x(at):.1f}' y1='{y - 3}' y2='{y + 40}'>"
+            out.append(f"<line class='k' x1='{x(at):.1f}' x2='{x(at):.1f}' y1='{y - 3}' y2='{y + 42}'>"
                        f"<title>{state} answered {code:02X}h after {1000 * ack:.0f} ms</title></line>")
-            label, colour = f"{state} answered", "#444"
+            label, colour = f"{state} {1000 * ack:.0f} ms" if code == 0 else f"{state}: {code:02X}h", "#444"
         elif what in MARKS:
             label, colour = MARKS[what]
             out.append(f"<line x1='{x(at):.1f}' x2='{x(at):.1f}' y1='{y}' y2='{y + 42}' stroke='{colour}' stroke-dasharray='2,2'/>")
         else:
             continue
-        low = y + 50 if x(at) - last > 62 else y + 60
-        last = x(at) if low == y + 50 else last
-        out.append(f"<text x='{x(at) + 2:.1f}' y='{low}' style='fill:{colour};font-size:9px'>{html.escape(label)}</text>")
+        row = next((r for r in range(3) if free[r] <= x(at)), min(range(3), key=lambda r: free[r]))
+        free[row] = x(at) + 6 * len(label)
+        out.append(f"<text x='{x(at) + 2:.1f}' y='{y + 50 + 9 * row}' style='fill:{colour};font-size:9px'>{html.escape(label)}</text>")
     return "\n".join(out)
 
 
@@ -312,7 +345,7 @@ def page(run):
     legend = (
         "Each strip is a cycle. On top the ACPI state as the BMC shows it. Below, red: the host's windows in which there must be no"
         " transfer; in it each transfer on the DIMM buses, bus 3 above bus 4, dark where it may be, red where it may not. Green:"
-        " the gate is open. Upright lines: answers over KCS (solid), what the host did (blue), what befell the BMC (red)."
+        " the gate is open. Upright lines: answers over KCS (solid; with the time that the host waited), what the host did (blue), what befell the BMC (red)."
     )
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>acpi-stated, {len(run.results)} boots: {verdict}</title>
