@@ -141,9 +141,16 @@ static int found(sd_bus_message *reply, void *userdata, sd_bus_error *error) {
 }
 
 static void half_done(sd_bus *bus, struct request *r) {
-    if (r->command == CMD_SET_ACPI)
-        while (r->half <= DEVICE && (!(r->bytes[r->half] & SET_THIS) || r->bytes[r->half] == (SET_THIS | NO_CHANGE)))
-            r->half++;
+    // Each half is looked at when its turn comes: a bad device state leaves the system state set, as with ipmid.
+    for (; r->command == CMD_SET_ACPI && r->half <= DEVICE; r->half++) {
+        uint8_t byte = r->bytes[r->half];
+        if (!(byte & SET_THIS)) continue;
+        if (!valid(r->half, byte & ~SET_THIS)) {
+            answer(r, CC_FIELD, NULL, 0);
+            return;
+        }
+        if (byte != (SET_THIS | NO_CHANGE)) break;
+    }
     if (r->half > DEVICE) {
         answer(r, CC_OK, r->bytes, r->command == CMD_GET_ACPI ? 2 : 0);
         return;
@@ -171,11 +178,6 @@ static void requested(sd_bus *bus, const uint8_t *in, size_t length) {
         half_done(bus, r);
     } else if (r->command == CMD_SET_ACPI && length == 4) {
         memcpy(r->bytes, in + 2, 2);
-        for (int half = SYSTEM; half <= DEVICE; half++)
-            if ((r->bytes[half] & SET_THIS) && !valid(half, r->bytes[half] & ~SET_THIS)) {
-                answer(r, CC_FIELD, NULL, 0);
-                return;
-            }
         half_done(bus, r);
     } else if (r->command == CMD_GET_ACPI || r->command == CMD_SET_ACPI) {
         answer(r, CC_LENGTH, NULL, 0);

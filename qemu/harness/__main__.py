@@ -24,6 +24,12 @@ def arguments():
     parser.add_argument("--cycles", type=int, default=10, help="default: 10")
     parser.add_argument("--seed", type=int, help="repeats the plan of an earlier run; default: a new one, which is printed")
     parser.add_argument("--ungated", action="store_true", help="an ungated poller in the daemon's place; the run must fail")
+    parser.add_argument(
+        "--must-see",
+        type=int,
+        metavar="N",
+        help="with --ungated: good if the judge sees at least N transfers in closed windows",
+    )
     parser.add_argument("--out", help="where the report goes (default: target/qemu)")
     # From ./dev.
     parser.add_argument("--image", required=True, help=argparse.SUPPRESS)
@@ -32,6 +38,8 @@ def arguments():
     chosen = parser.parse_args()
     if chosen.cycles < 1:
         parser.error("--cycles: at least one")
+    if chosen.must_see is not None and not chosen.ungated:
+        parser.error("--must-see is for --ungated")
     return chosen
 
 
@@ -71,6 +79,7 @@ def main():
         run.up = time.time()
         say(f"the BMC was up after {run.up - run.begun:.1f} s")
         conductor = Conductor(machine, host, timing, gated, seed, say)
+        conductor.manners()
         run.figures = conductor.measure()
         for cycle in run.plan:
             try:
@@ -99,7 +108,13 @@ def main():
     report.write(run, work)
     for text in report.summary_lines(run, work):
         say(text)
-    return BROKEN if run.broken else 0 if run.passed() else 1
+    if run.broken:
+        return BROKEN
+    if chosen.must_see is not None:
+        seeing = len(run.bad) >= chosen.must_see
+        say(f"the judge saw {len(run.bad)} transfers in closed windows, {chosen.must_see} were asked for: {'good' if seeing else 'it is blind'}")
+        return 0 if seeing else 1
+    return 0 if run.passed() else 1
 
 
 def judge_cycle(run, result, host, trace, timing):

@@ -8,6 +8,7 @@ import random
 import time
 
 import judge
+from host import CODES
 from kcs import Failed
 from machine import ACPI, ACPI_PATH, DIMMS, TRACKER, Asked, Broken
 
@@ -165,6 +166,15 @@ class Conductor:
             self.result.check(after >= settle * 0.95, f"the gate opened {after:.2f} s after S0, settle is {settle} s")
             self.result.delays.append(("gate open after S0", after))
 
+    def manners(self):
+        """The bench's own part in the guest answers as ipmid does."""
+        try:
+            wrong = self.host.manners()
+        except Failed as error:
+            wrong = [str(error)]
+        if wrong:
+            raise Broken(f"the responder in the guest: {'; '.join(wrong)}")
+
     def heat(self):
         for name, _, _ in DIMMS:
             self.temperatures[name] = self.rng.randint(20, 60)
@@ -262,6 +272,10 @@ class Conductor:
         got = "no answer" if exchange is None else f"completion code {exchange.response[2]:02X}h"
         if self.result.check(good, f"Set {name}: {got}"):
             self.expect_state(name, exchange.answered, told=True)
+            try:
+                self.result.check(self.host.reported() == CODES[name], f"Get ACPI Power State after {name} gives something else")
+            except Failed as error:
+                self.result.check(False, f"Get ACPI Power State: {error}")
 
     def working(self):
         sent = next(at for at, what, _ in reversed(self.host.facts) if what == "s0-sent")

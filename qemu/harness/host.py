@@ -10,7 +10,7 @@ import time
 from kcs import Failed, Kcs
 from machine import POST_COMPLETE, POWER_GOOD
 
-NETFN_APP, GET_DEVICE_ID, SET_ACPI = 0x06, 0x01, 0x06
+NETFN_APP, GET_DEVICE_ID, SET_ACPI, GET_ACPI = 0x06, 0x01, 0x06, 0x07
 # System and device state. A device is never further off than D3.
 CODES = {"S0": (0x00, 0x00), "S2": (0x02, 0x02), "S5": (0x05, 0x03)}
 
@@ -59,6 +59,29 @@ class Host:
 
     def device_id(self):
         return self.kcs.ask(NETFN_APP, GET_DEVICE_ID)
+
+    def reported(self):
+        """Get ACPI Power State: the two bytes, or the completion code alone."""
+        response = self.kcs.ask(NETFN_APP, GET_ACPI).response
+        return tuple(response[3:5]) if response[2] == 0 else (response[2],)
+
+    def manners(self):
+        """What the responder must refuse, and how (IPMI 2.0, table 5-2). Says what it did otherwise."""
+        wrong = []
+        for netfn, command, data, code in (
+            (NETFN_APP, 0x3B, [], 0xC1),  # Not a command of ours.
+            (0x0A, GET_DEVICE_ID, [], 0xC1),
+            (NETFN_APP, SET_ACPI, [0x80], 0xC7),
+            (NETFN_APP, SET_ACPI, [0x80, 0x80, 0x80], 0xC7),
+            (NETFN_APP, GET_DEVICE_ID, [0], 0xC7),
+            (NETFN_APP, SET_ACPI, [0x8B, 0x00], 0xC9),
+            (NETFN_APP, SET_ACPI, [0x00, 0x85], 0xC9),
+            (NETFN_APP, SET_ACPI, [0x7F, 0x02], 0x00),  # Bit 7 is clear: nothing is to be set.
+        ):
+            got = self.kcs.ask(netfn, command, data).response[2]
+            if got != code:
+                wrong.append(f"netfn {netfn:02X}h command {command:02X}h {bytes(data).hex(' ')}: {got:02X}h, not {code:02X}h")
+        return wrong
 
     def report(self, state, give_up=False):
         """Set ACPI Power State, both halves; as UEFI: three tries, then on without. Returns the exchange or None."""
