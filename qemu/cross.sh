@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# The armhf cross toolchain: Debian's own compilers in a root of their own, the daemon, the guest's tools and kernel modules built
-# in it. Sourced after packages.sh. Owns: $ACPI_CACHE/cross-*, $ACPI_CACHE/vendor-*, $ACPI_CACHE/armv7.
+# The armhf cross toolchain: Debian's own compilers in a root of their own; the daemon, the guest's tools and kernel
+# modules built in it. Sourced after packages.sh. Owns: $ACPI_CACHE/cross-*, $ACPI_CACHE/vendor-*, $ACPI_CACHE/armv7.
 
 cross_packages=(rustc-web cargo-web libstd-rust-web-dev:armhf gcc-arm-linux-gnueabihf libc6-dev:armhf libsystemd-dev:armhf
     ca-certificates make xz-utils)
@@ -94,7 +94,8 @@ CONF
 # The daemon as shipped; sets $daemon.
 build_daemon() {
     vendored
-    cross_cargo build --quiet --release --locked --target "$armv7_target" -p acpi-stated >&2 || die "the daemon does not build for armv7"
+    cross_cargo build --quiet --release --locked --target "$armv7_target" -p acpi-stated >&2 ||
+        die "the daemon does not build for armv7"
     daemon=$ACPI_CACHE/armv7/$armv7_target/release/acpi-stated
     [ -x "$daemon" ] || die "built, but there is no $daemon"
 }

@@ -12,7 +12,12 @@ guest_base() {
     sed 's/^APT::Architecture .*/APT::Architecture "armhf";/; s/^APT::Architectures .*/APT::Architectures { "armhf"; };/' \
         "$debian/apt.conf" >"$debian/apt-armhf.conf"
     plan=$(debian_apt() { APT_CONFIG=$debian/apt-armhf.conf "$@"; } && debian_plan "${guest_packages[@]}")
-    key=$({ echo "$plan $kernel_version" && declare -f guest_base guest_device_tree guest_kernel_modules guest_settings && declare -p guest_modules && cat "$root/qemu/guest/etc/dbus-perms.conf"; } | key_of)
+    key=$({
+        echo "$plan $kernel_version $modules"
+        declare -f guest_base guest_device_tree guest_kernel_modules guest_settings
+        declare -p guest_modules
+        cat "$root/qemu/guest/etc/dbus-perms.conf"
+    } | key_of)
     guest=$ACPI_CACHE/guest-$key
     [ ! -e "$guest/done" ] || return 0
     say "making the guest's root of $(wc -l <<<"$plan") packages"
@@ -26,9 +31,12 @@ guest_base() {
     for file in $(debian_get "${wanted[@]}"); do
         case $file in
         */linux-image-*) dpkg-deb -x "$file" "$guest/kernel" ;;
-        *) dpkg-deb --fsys-tarfile "$file" | tar -x -C "$tree" --keep-directory-symlink --no-same-owner --exclude='./usr/share/doc/*' \
-            --exclude='./usr/share/man/*' --exclude='./usr/share/locale/*' --exclude='./usr/share/bash-completion' \
-            --exclude='./usr/share/bug' --exclude='./usr/share/lintian' --exclude='./usr/share/zsh' --exclude='./usr/lib/systemd/catalog/*' ;;
+        *)
+            dpkg-deb --fsys-tarfile "$file" | tar -x -C "$tree" --keep-directory-symlink --no-same-owner \
+                --exclude='./usr/share/doc/*' --exclude='./usr/share/man/*' --exclude='./usr/share/locale/*' \
+                --exclude='./usr/share/bash-completion' --exclude='./usr/share/bug' --exclude='./usr/share/lintian' \
+                --exclude='./usr/share/zsh' --exclude='./usr/lib/systemd/catalog/*'
+            ;;
         esac
     done
     printf '%s\n' "$plan" >"$guest/packages"
@@ -77,8 +85,10 @@ guest_kernel_modules() {
 # What Debian's maintainer scripts would have made, and as little to start as will do.
 guest_settings() {
     local unit
-    printf 'root:x:0:0:root:/root:/bin/sh\nmessagebus:x:100:100::/nonexistent:/usr/sbin/nologin\nnobody:x:65534:65534::/:/usr/sbin/nologin\n' >"$tree/etc/passwd"
-    printf 'root:x:0:\nmessagebus:x:100:\nnogroup:x:65534:\ntty:x:5:\nsystemd-journal:x:101:\nutmp:x:43:\n' >"$tree/etc/group"
+    printf '%s\n' root:x:0:0:root:/root:/bin/sh messagebus:x:100:100::/nonexistent:/usr/sbin/nologin \
+        nobody:x:65534:65534::/:/usr/sbin/nologin >"$tree/etc/passwd"
+    printf '%s\n' root:x:0: messagebus:x:100: nogroup:x:65534: tty:x:5: systemd-journal:x:101: utmp:x:43: \
+        >"$tree/etc/group"
     # A BMC keeps its machine id; it says nothing about this machine.
     echo 0123456789abcdef0123456789abcdef >"$tree/etc/machine-id"
     echo 'bmc' >"$tree/etc/hostname"

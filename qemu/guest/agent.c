@@ -143,8 +143,8 @@ static int replied(sd_bus_message *reply, void *userdata, sd_bus_error *error) {
     return 0;
 }
 
-// "get SERVICE PATH INTERFACE": Properties.GetAll; "prop SERVICE PATH INTERFACE NAME": Properties.Get; "objects SERVICE PATH": GetManagedObjects; "run COMMAND": a shell's
-// output and status, when it has ended.
+// "get SERVICE PATH INTERFACE": Properties.GetAll; "prop SERVICE PATH INTERFACE NAME": Properties.Get; "objects SERVICE
+// PATH": GetManagedObjects; "run COMMAND": a shell's output and status, when it has ended.
 static void ask(sd_bus *bus, char *text) {
     char *word[6] = {0}, *rest = text, *id;
     for (int i = 0; i < 6 && rest; i++) word[i] = strsep(&rest, " ");
@@ -153,7 +153,8 @@ static void ask(sd_bus *bus, char *text) {
         if (sd_bus_call_method_async(bus, NULL, word[2], word[3], PROPERTIES, "GetAll", replied, id, "s", word[4]) >= 0)
             return;
     } else if (!strcmp(word[1], "prop") && word[5]) {
-        if (sd_bus_call_method_async(bus, NULL, word[2], word[3], PROPERTIES, "Get", replied, id, "ss", word[4], word[5]) >= 0)
+        if (sd_bus_call_method_async(bus, NULL, word[2], word[3], PROPERTIES, "Get", replied, id, "ss", word[4],
+                                     word[5]) >= 0)
             return;
     } else if (!strcmp(word[1], "objects") && word[3]) {
         if (sd_bus_call_method_async(bus, NULL, word[2], word[3], "org.freedesktop.DBus.ObjectManager",

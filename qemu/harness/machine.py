@@ -45,12 +45,12 @@ def _connect(path, process, bound=20):
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             connection.connect(path)
             return connection
-        except OSError:
+        except OSError as error:
             connection.close()
             if process.poll() is not None:
-                raise Broken(f"QEMU ended with {process.returncode}")
+                raise Broken(f"QEMU ended with {process.returncode}; see qemu.log") from error
             if time.monotonic() > deadline:
-                raise Broken(f"QEMU does not open {path}")
+                raise Broken(f"QEMU does not open {path}") from error
             time.sleep(0.05)
 
 
@@ -140,7 +140,7 @@ class Machine:
                 self._qmp.flush()
                 answer = self._qmp_answers.get(timeout=20)
             except (OSError, queue.Empty) as error:
-                raise Broken(f"QEMU does not answer {command}: {error!r}")
+                raise Broken(f"QEMU does not answer {command}: {error!r}") from error
         if answer is None:
             raise Broken(f"QEMU is gone at {command}")
         if "error" in answer:
@@ -214,8 +214,8 @@ class Machine:
         except queue.Empty:
             self._answers.pop(number, None)
             if self.process.poll() is not None:
-                raise Broken(f"QEMU ended with {self.process.returncode}")
-            raise Asked(f"no answer in {bound} s: {question}")
+                raise Broken(f"QEMU ended with {self.process.returncode}") from None
+            raise Asked(f"no answer in {bound} s: {question}") from None
         if kind == "E":
             raise Asked(f"{question}: {value}")
         return value

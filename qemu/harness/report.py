@@ -38,7 +38,10 @@ def _spread(values):
     values = sorted(values)
     if not values:
         return None
-    at = lambda part: round(values[min(len(values) - 1, int(part * len(values)))], 4)
+
+    def at(part):
+        return round(values[min(len(values) - 1, int(part * len(values)))], 4)
+
     return {"count": len(values), "min": at(0), "p50": at(0.5), "p95": at(0.95), "max": round(values[-1], 4)}
 
 
