@@ -248,7 +248,8 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < sizeof heard_of / sizeof *heard_of; i++)
         CHECK(sd_bus_add_match(bus, NULL, heard_of[i], heard, NULL));
     CHECK(sd_event_add_io(loop, NULL, line, EPOLLIN, asked, bus));
-    say("H");
+    // A BMC that was reset in the middle of a line left it without an end.
+    say("\nH");
     send_line();
     sd_notify(0, "READY=1");
     return CHECK(sd_event_loop(loop));

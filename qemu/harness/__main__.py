@@ -14,7 +14,7 @@ import plan
 import report
 from conductor import Conductor
 from host import Host
-from machine import DIMM_BUSES, Asked, Broken, Machine
+from machine import ACPI, ACPI_PATH, DIMM_BUSES, Asked, Broken, Machine
 
 USAGE_ERROR, BROKEN = 64, 70
 
@@ -80,6 +80,9 @@ def main():
         say(f"the BMC was up after {run.up - run.begun:.1f} s")
         conductor = Conductor(machine, host, timing, gated, seed, say)
         conductor.manners()
+        # What was so before anyone listened; the signals say only what changes.
+        shown = [ACPI, {"SysACPIStatus": conductor.state()}, []]
+        machine.signals.insert(0, (run.up, ACPI_PATH, "PropertiesChanged", shown))
         run.figures = conductor.measure()
         for cycle in run.plan:
             try:
