@@ -16,6 +16,7 @@ use std::{
     future::Future,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -28,12 +29,14 @@ use crate::{
         i2c::{Buses, LinuxBuses},
         objects::Tree,
         sensor_objects::SensorObject,
+        spd_mux::Mux,
     },
-    config::Settings,
+    config::{self, Settings},
     logic::machine::{Event, Machine, Stored},
     shell::{
         clock::Clock,
         event_loop::{EventLoop, Input},
+        held::Held,
         permits::{BusId, HostIndex, Permits},
         poller::Poller,
         store::{self, Memory, Places, Storage, Writer},
@@ -57,6 +60,9 @@ pub struct Daemon {
     i2c: Arc<dyn Buses>,
     entity_manager: Option<PathBuf>,
 }
+
+/// How long the end waits for the SPD muxes.
+const HAND_OVER: Duration = Duration::from_secs(1);
 
 /// Why the daemon stopped without being asked to.
 #[derive(Debug, thiserror::Error)]
@@ -126,11 +132,13 @@ impl Daemon {
     /// answer is `Ok`) or something it cannot live without is gone.
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), Error> {
         let ids: Vec<u32> = self.settings.hosts.iter().map(|host| host.id).collect();
-        let (stored, memory, writer) = match self.places.take() {
+        let places = self.places.take();
+        let held = Held::open(places.as_ref().and_then(Places::in_memory));
+        let (stored, memory, writer) = match places {
             Some(places) => store::open(places, &ids),
             None => (vec![None; ids.len()], Memory::default(), None),
         };
-        let ended = self.serve(stored, memory, writer.as_ref().map(Writer::storage), stop).await;
+        let ended = self.serve(stored, memory, held, writer.as_ref().map(Writer::storage), stop).await;
         if let Some(writer) = writer {
             writer.close().await;
         }
@@ -141,6 +149,7 @@ impl Daemon {
         self,
         stored: Vec<Option<Stored>>,
         memory: Memory,
+        held: (Held, Vec<String>),
         storage: Option<Storage>,
         stop: impl Future<Output = ()>,
     ) -> Result<(), Error> {
@@ -152,7 +161,16 @@ impl Daemon {
         let drained = to_loop.clone();
         permits.on_drained(Box::new(move || drained.send(Input::Drained).unwrap_or_default()));
 
-        let hosts: Vec<_> = settings.hosts.iter().map(|host| (host.id, host.targets.clone())).collect();
+        let hosts = settings.hosts.clone();
+        // Each mux has the host's side when it says so by hanging up.
+        let (done, handed_over) = std::sync::mpsc::channel();
+        let mux = |(host, settings): (usize, &config::Host)| {
+            let start = |mux| Mux::start(host, mux, to_loop.clone(), done.clone());
+            settings.spd_mux.as_ref().map(start).transpose()
+        };
+        let muxes = hosts.iter().enumerate().map(mux).collect::<Result<Vec<_>, _>>();
+        let muxes = muxes.map_err(|error| Error::Start("SPD mux's thread", error))?;
+        drop(done);
         // A host feels how long its Set takes, so `ack_cap` is real time on any clock.
         let stop_within = settings.hosts.iter().map(|host| host.timing.ack_cap).max().unwrap_or_default();
         let machines = settings.hosts.into_iter().zip(stored).map(|(mut host, stored)| {
@@ -165,13 +183,26 @@ impl Daemon {
         let event_loop =
             EventLoop::new(clock, permits.clone(), machines, inputs, to_bus, feed_every, stop_within)
                 .with_memory(memory)
-                .with_sensors(wiring.sensors(), names);
+                .with_sensors(wiring.sensors(), names)
+                .with_muxes(muxes);
 
         let objects = event_loop.views().iter().zip(&hosts).enumerate();
-        let acpi = objects.map(|(host, (view, (id, _)))| AcpiObject::new(host, *id, view.clone())).collect();
+        let acpi = objects
+            .map(|(host, (view, settings))| AcpiObject::new(host, settings.id, view.clone()))
+            .collect();
         let sensors = wiring.settings().map(|(sensor, host)| SensorObject::new(host, sensor)).collect();
         let tree = Tree { acpi, sensors };
-        let bus = Bus::new(connection, supervisor, tree, hosts, storage, to_loop.clone(), outputs);
+        let bus = Bus::new(
+            connection,
+            supervisor,
+            tree,
+            &hosts,
+            settings.events,
+            held,
+            storage,
+            to_loop.clone(),
+            outputs,
+        );
         let lines = wiring.lines(Path::new(SYSFS));
         let mut poller = Poller::start(lines, &i2c, &permits, clock, &to_loop)
             .map_err(|error| Error::Start("bus threads", error))?;
@@ -193,10 +224,13 @@ impl Daemon {
         drop(to_loop);
         let Ok(Ok(())) = event_loop.await else { return Err(Error::Part("event loop")) };
         poller.stop(stop_within).await;
-        match bus.await {
+        let ended = match bus.await {
             Ok(Ok(())) => Ok(()),
             ended => Err(bus_ended(ended)),
-        }
+        };
+        // The host's bus is worth a moment; a line that hangs is not worth more.
+        handed_over.recv_timeout(HAND_OVER).unwrap_or_default();
+        ended
     }
 }
 

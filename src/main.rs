@@ -8,9 +8,10 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use acpi_stated::{
     adapters::blacklist,
+    adapters::{fans, spd_mux},
     config::{self, Loaded, Refused, Settings},
     daemon::{Daemon, Error as Failure},
-    shell::{clock::Clock, store::Places, supervisor::Supervisor},
+    shell::{clock::Clock, held::Held, store::Places, supervisor::Supervisor},
 };
 use tokio::{
     runtime,
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
     let loaded = || config::load(arguments.config.as_deref());
     match arguments.wanted {
         Wanted::Run { bus, log, state_dir } => serve(&bus, log, loaded, places(state_dir)),
+        Wanted::ReleaseFans { bus, log } => release(&bus, log, loaded()),
         Wanted::CheckConfig => check_config(loaded()),
         Wanted::PrintConfig => print_config(loaded()),
         Wanted::Version => said(&format!("{NAME} {}", env!("CARGO_PKG_VERSION"))),
@@ -127,6 +129,45 @@ fn serve(
             code.into()
         }
     }
+}
+
+/// Gives back what a daemon that is gone may still hold. Systemd waits for this, so it is bounded; and it succeeds, since a
+/// failure would not make anything better.
+fn release(bus: &str, level: LevelFilter, loaded: Result<Loaded, Refused>) -> ExitCode {
+    log::init(level);
+    let hosts = loaded.map(|loaded| loaded.settings.hosts).unwrap_or_default();
+    for mux in hosts.iter().filter_map(|host| host.spd_mux.as_ref()) {
+        if let Err(error) = spd_mux::give_to_host(mux) {
+            tracing::error!("the SPD mux {} cannot be given to the host: {error}", mux.line);
+        }
+    }
+    let runtime_directory = directory("RUNTIME_DIRECTORY");
+    let (mut held, left) = Held::open(runtime_directory.as_deref());
+    // Without that directory nobody wrote down what was held.
+    let zones = match &runtime_directory {
+        Some(_) => left,
+        None => hosts.into_iter().flat_map(|host| host.fans.zones).collect(),
+    };
+    if zones.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    let released = async {
+        let connection = connect(bus).await?;
+        Ok::<_, anyhow::Error>(fans::release(&connection, &zones).await)
+    };
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    let released = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(released));
+    match released {
+        Ok(failed) => {
+            for (zone, why) in &failed {
+                tracing::error!("{zone} is not given back to fan control: {why}");
+            }
+            tracing::info!("{} of {} fan zones given back", zones.len() - failed.len(), zones.len());
+            held.note(failed.into_iter().map(|(zone, _)| zone).collect());
+        }
+        Err(error) => tracing::error!("the fan zones are not given back: {error:#}"),
+    }
+    ExitCode::SUCCESS
 }
 
 async fn run(bus: &str, settings: Settings, places: Places) -> anyhow::Result<()> {

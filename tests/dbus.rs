@@ -25,6 +25,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use acpi_stated::config::{Device, Group, Sensor, Source};
 use futures_core::Stream;
 use power_double::{NAMES, PowerDouble};
 use private_bus::PrivateBus;
@@ -176,14 +177,59 @@ async fn introspection_is_what_is_documented() {
         assert!(introspect(at).await.contains(&format!("<node name=\"{child}\"/>")), "{at}");
         path = format!("{path}/{child}");
     }
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/dbus/acpi_power_state.xml");
-    let got = introspect(PATH).await;
+    is_documented("docs/dbus/acpi_power_state.xml", &introspect(PATH).await);
+}
+
+fn is_documented(file: &str, got: &str) {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::create_dir_all(golden.parent().unwrap()).unwrap();
-        std::fs::write(&golden, &got).unwrap();
+        std::fs::write(&golden, got).unwrap();
     }
     let documented = std::fs::read_to_string(&golden).unwrap_or_default();
     assert_eq!(got, documented, "if this is meant: UPDATE_DOCS=1 cargo test --test dbus");
+}
+
+/// A sensor's object: what bmcweb, ipmid and fan control look for, and the manager above it.
+#[tokio::test]
+async fn a_sensor_is_what_is_documented() {
+    let rig = Rig::with(1, |settings| {
+        let source = Source::Device { device: Device::Jc42, bus: 3, address: 0x18 };
+        let chassis = Some("/xyz/openbmc_project/inventory/system/board/Baseboard".to_owned());
+        let sensor = Sensor::new("DIMM_TEMP_A1".to_owned(), 0, Group::Dimm, source);
+        settings.sensors.push(Sensor { chassis, ..sensor });
+    })
+    .await;
+    let sensors = "/xyz/openbmc_project/sensors";
+    let path = "/xyz/openbmc_project/sensors/temperature/DIMM_TEMP_A1";
+    let interface = Some("org.freedesktop.DBus.Introspectable");
+    let reply = rig.client.call_method(Some(NAME), path, interface, "Introspect", &()).await.unwrap();
+    is_documented("docs/dbus/sensor.xml", &reply.body().deserialize::<String>().unwrap());
+
+    let manager = Some("org.freedesktop.DBus.ObjectManager");
+    let reply = rig.client.call_method(Some(NAME), sensors, manager, "GetManagedObjects", &()).await.unwrap();
+    let body = reply.body();
+    let objects: Objects<'_> = body.deserialize().unwrap();
+    let (at, interfaces) = objects.first_key_value().unwrap();
+    assert_eq!((objects.len(), at.as_str(), interfaces.len()), (1, path, 6));
+
+    let reply = rig.client.call_method(Some(NAME), path, Some(PROPERTIES), "GetAll", &"").await.unwrap();
+    let body = reply.body();
+    let all: BTreeMap<&str, Variant<'_>> = body.deserialize().unwrap();
+    assert_eq!(all.len(), 4 + 4 + 4 + 1 + 1 + 1);
+    let association =
+        vec![("chassis", "all_sensors", "/xyz/openbmc_project/inventory/system/board/Baseboard")];
+    assert_eq!(all["Associations"], Variant::from(association));
+    // Nobody may make a temperature up.
+    for (interface, property, value) in [
+        ("xyz.openbmc_project.Sensor.Value", "Value", Variant::from(20.0)),
+        ("xyz.openbmc_project.State.Decorator.Availability", "Available", Variant::from(true)),
+        ("xyz.openbmc_project.Sensor.Threshold.Critical", "CriticalHigh", Variant::from(200.0)),
+    ] {
+        let arguments = (interface, property, value);
+        let set = rig.client.call_method(Some(NAME), path, Some(PROPERTIES), "Set", &arguments).await;
+        assert_eq!(error_of(set), "PropertyReadOnly");
+    }
 }
 
 /// What `GetManagedObjects` answers.

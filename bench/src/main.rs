@@ -6,7 +6,8 @@
 //!   (the gate closed, drained, PropertiesChanged out), and those of all that comes after it (signals of the
 //!   Tracker, two units started and refused, since there is no systemd here); beside them those of a Ping. Counted
 //!   by callgrind;
-//! - how long the caller waits for it, in Pings: the median over pairs, daemon and caller pinned.
+//! - how long the caller waits for it, in Pings: the median over pairs, daemon and caller pinned;
+//! - what sensors cost: see [`sensors`].
 //!
 //! Start it on the first processor (`./dev bench` does). Exit 1 if a figure is over its limit (docs/performance.md).
 
@@ -14,6 +15,7 @@
 mod power_double;
 #[path = "../../tests/support/private_bus.rs"]
 mod private_bus;
+mod sensors;
 
 use std::{
     path::{Path, PathBuf},
@@ -54,6 +56,12 @@ fn main() -> Result<ExitCode> {
             runtime.block_on(serve(&address))?;
             Ok(ExitCode::SUCCESS)
         }
+        Some("sensors") => {
+            let address = arguments.next().context("sensors ADDRESS MS")?;
+            let poll = arguments.next().context("sensors ADDRESS MS")?.parse()?;
+            runtime.block_on(sensors::serve(&address, Duration::from_millis(poll)))?;
+            Ok(ExitCode::SUCCESS)
+        }
         None => runtime.block_on(measure()),
         Some(other) => bail!("unknown argument {other:?}"),
     }
@@ -75,8 +83,11 @@ struct Served(Child);
 
 impl Served {
     fn start(command: &mut Command, address: &str) -> Result<Self> {
-        let child = command.arg("serve").arg(address).stdin(Stdio::null()).spawn()?;
-        Ok(Self(child))
+        Self::spawn(command.arg("serve").arg(address))
+    }
+
+    fn spawn(command: &mut Command) -> Result<Self> {
+        Ok(Self(command.stdin(Stdio::null()).spawn()?))
     }
 
     /// Ends it in an orderly way, so that callgrind writes its counts.
@@ -148,7 +159,7 @@ async fn measure() -> Result<ExitCode> {
             println!("latency       Set of S2 {pings:.2} Pings  (limit {MOST_PINGS})");
         }
     }
-    let good = set <= MOST_INSTRUCTIONS && pings <= MOST_PINGS;
+    let good = sensors::measure(&itself).await? && set <= MOST_INSTRUCTIONS && pings <= MOST_PINGS;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

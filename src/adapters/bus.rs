@@ -30,18 +30,24 @@ use zbus::{
 use crate::{
     adapters::{
         acpi_object::BUS_NAME,
+        boot_progress::BootProgress,
         callers::{Caller, Callers},
+        cpu_power::CpuPower,
         dispatch::{Answer, Ask, Refusal, dispatch, wants_no_reply},
+        event_log::EventLog,
+        fans::{self, Fans},
         mapper::Mapper,
         objects::{Object as _, Request, Tree},
         owner::name_owner,
         power_state::{Outcome, PowerState},
         systemd::Systemd,
     },
-    config::Targets,
+    config::{Events, Host},
     logic::machine::{Effect, Event, SetId},
     shell::{
         event_loop::{Input, Output},
+        held::Held,
+        permits::HostIndex,
         store::Storage,
         supervisor::Supervisor,
     },
@@ -105,6 +111,10 @@ pub(crate) struct Bus {
     power_state: PowerState,
     systemd: Systemd,
     mapper: Mapper,
+    fans: Fans,
+    boot_progress: BootProgress,
+    cpu_power: CpuPower,
+    event_log: EventLog,
     callers: Callers,
     own_uid: u32,
     awaited: BTreeMap<NonZeroU32, Awaited>,
@@ -125,19 +135,27 @@ impl Bus {
         connection: Connection,
         supervisor: Supervisor,
         tree: Tree,
-        hosts: Vec<(u32, Targets)>,
+        hosts: &[Host],
+        events: Events,
+        (held, left): (Held, Vec<String>),
         storage: Option<Storage>,
         inputs: UnboundedSender<Input>,
         outputs: UnboundedReceiver<Output>,
     ) -> Self {
-        let (host_ids, targets): (Vec<u32>, Vec<Targets>) = hosts.into_iter().unzip();
+        let host_ids: Vec<u32> = hosts.iter().map(|host| host.id).collect();
+        let targets = hosts.iter().map(|host| host.targets.clone()).collect();
+        let quiesce = hosts.iter().map(|host| host.quiesce.clone()).collect();
         Self {
             stream: MessageStream::from(&connection),
             connection,
             supervisor,
             power_state: PowerState::new(host_ids.iter().copied()),
+            fans: Fans::new(hosts.iter().map(|host| &host.fans), held, left),
+            boot_progress: BootProgress::new(host_ids.iter().copied()),
+            cpu_power: CpuPower::new(hosts.iter().map(|host| host.cpu_power_sensor.as_deref())),
+            event_log: EventLog::new(events, host_ids.iter().copied()),
             host_ids,
-            systemd: Systemd::new(targets),
+            systemd: Systemd::new(targets, quiesce),
             mapper: Mapper::new(tree.acpi.iter().map(|object| object.path().to_owned())),
             callers: Callers::default(),
             own_uid: rustix::process::geteuid().as_raw(),
@@ -158,6 +176,9 @@ impl Bus {
         let mut calls = self.power_state.start()?;
         calls.extend(Systemd::start()?);
         calls.extend(self.mapper.start()?);
+        calls.extend(self.fans.start()?);
+        calls.extend(self.boot_progress.start()?);
+        calls.extend(self.cpu_power.start()?);
         // The objects are there, so the name may be (contract 1.6). DoNotQueue without
         // AllowReplacement: a second owner must fail, whichever of us it is.
         let name = call_bus("RequestName", &(BUS_NAME, RequestNameFlags::DO_NOT_QUEUE))?;
@@ -217,6 +238,25 @@ impl Bus {
             self.input(Input::Event(host, event));
             return Ok(());
         }
+        if let Some(quiet) = self.systemd.quiesce_returned(serial, reply) {
+            quiet.into_iter().for_each(|(host, event)| self.input(Input::Event(host, event)));
+            return Ok(());
+        }
+        if let Some(outcome) = self.fans.returned(serial, reply) {
+            let outcome = outcome?;
+            return self.pass_on(outcome.calls, outcome.events).await;
+        }
+        if let Some(outcome) = self.boot_progress.returned(serial, reply) {
+            let outcome = outcome?;
+            return self.pass_on(outcome.calls, outcome.events).await;
+        }
+        if let Some(outcome) = self.cpu_power.returned(serial, reply) {
+            let outcome = outcome?;
+            return self.pass_on(outcome.calls, outcome.events).await;
+        }
+        if let Some(call) = self.event_log.returned(serial, reply) {
+            return self.pass_on(call?.into_iter().collect(), Vec::new()).await;
+        }
         let good = reply.message_type() == Type::MethodReturn;
         match self.awaited.remove(&serial) {
             None => Ok(()),
@@ -252,12 +292,31 @@ impl Bus {
             self.connection.send(&call_bus("RemoveMatch", &left_the_bus(&gone).as_str())?).await?;
             return Ok(());
         }
+        if let Some((host, event)) = self.systemd.quiesce_signalled(signal) {
+            self.input(Input::Event(host, event));
+        }
+        let (fans, progress, power) = (
+            self.fans.signalled(signal)?,
+            self.boot_progress.signalled(signal)?,
+            self.cpu_power.signalled(signal)?,
+        );
+        self.pass_on(fans.calls, fans.events).await?;
+        self.pass_on(progress.calls, progress.events).await?;
+        self.pass_on(power.calls, power.events).await?;
         let questions = self.mapper.signalled(signal)?;
         if !questions.is_empty() {
             self.connection.send_all(&questions).await?;
         }
         let outcome = self.power_state.signalled(signal)?;
         self.take(outcome).await
+    }
+
+    /// Sends what an adapter wants to ask, and passes on what it heard.
+    async fn pass_on(&self, calls: Vec<Message>, events: Vec<(HostIndex, Event)>) -> Result<(), Failed> {
+        for (host, event) in events {
+            self.input(Input::Event(host, event));
+        }
+        Ok(self.connection.send_all(&calls).await?)
     }
 
     /// Passes on what the power services said.
@@ -382,6 +441,13 @@ impl Bus {
         call.map(|call| Message::method_return(&call.header()).build(body)).transpose()
     }
 
+    fn take_fans(&self, outcome: fans::Outcome, out: &mut Vec<Message>) {
+        out.extend(outcome.calls);
+        for (host, event) in outcome.events {
+            self.input(Input::Event(host, event));
+        }
+    }
+
     fn status(&mut self) {
         let all = self.tree.acpi.iter().zip(&self.host_ids);
         self.supervisor.status(all.map(|(object, id)| (*id, object.state(), object.view())));
@@ -400,18 +466,29 @@ impl Bus {
                     for object in self.tree.sensors.iter().filter(|object| object.host() == host) {
                         out.extend(object.assert()?);
                     }
+                    let outcome = self.fans.assert(host)?;
+                    self.take_fans(outcome, out);
                 }
-                // The first two are handled with the answers, the next two by the event loop itself;
-                // boot progress has no adapter yet.
+                Effect::BootProgress(stage) => out.extend(self.boot_progress.write(host, stage)?),
+                Effect::Quiesce(epoch) => out.extend(self.systemd.quiesce(host, epoch)?),
+                Effect::Unquiesce => out.extend(self.systemd.unquiesce(host)?),
+                // The first two are handled with the answers, the others by the event loop itself.
                 Effect::Publish { .. }
                 | Effect::Answer(_)
                 | Effect::Transitioned(_)
                 | Effect::DrainTimedOut
-                | Effect::Quiesce(_)
-                | Effect::Unquiesce
                 | Effect::MuxToHost(_)
-                | Effect::MuxToBmc(_)
-                | Effect::BootProgress(_) => {}
+                | Effect::MuxToBmc(_) => {}
+            },
+            Output::Fans(host, fans) => {
+                let outcome = self.fans.order(host, fans)?;
+                self.take_fans(outcome, out);
+            }
+            Output::Diagnosis { host, diagnosis, raised } => match raised {
+                Some((boot, evidence)) => {
+                    out.extend(self.event_log.raised(host, diagnosis, boot, &evidence)?);
+                }
+                None => out.extend(self.event_log.cleared(host, diagnosis)?),
             },
             Output::Track(host, view) => {
                 if let Some(object) = self.tree.acpi.get_mut(host) {
@@ -428,6 +505,7 @@ impl Bus {
                 if let Some(object) = self.tree.acpi.get(host) {
                     out.push(object.transitioned(when, entry.from, entry.to, entry.cause)?);
                 }
+                out.extend(self.event_log.transition(host, entry.to, entry.cause.name())?);
             }
             Output::Store(host, stored) => {
                 if let Some(storage) = &self.storage {
@@ -435,7 +513,10 @@ impl Bus {
                 }
             }
             Output::History { id, entries } => out.extend(self.answer(id, &entries)?),
-            Output::Stopping => self.supervisor.stopping(),
+            Output::Stopping => {
+                self.supervisor.stopping();
+                out.extend(self.fans.release()?);
+            }
             Output::Heartbeat => self.supervisor.feed(),
         }
         Ok(())

@@ -20,8 +20,10 @@ use crate::{
     shell::permits::HostIndex,
 };
 
-const MAPPER: &str = "xyz.openbmc_project.ObjectMapper";
-const MAPPER_PATH: &str = "/xyz/openbmc_project/object_mapper";
+/// The object mapper.
+pub(crate) const MAPPER: &str = "xyz.openbmc_project.ObjectMapper";
+/// Its object.
+pub(crate) const MAPPER_PATH: &str = "/xyz/openbmc_project/object_mapper";
 
 /// What is known of rivals.
 #[derive(Debug)]

@@ -3,9 +3,13 @@
 
 pub mod acpi_object;
 pub mod blacklist;
+mod boot_progress;
 pub mod bus;
 mod callers;
+mod cpu_power;
 mod dispatch;
+mod event_log;
+pub mod fans;
 pub mod hwmon;
 pub mod i2c;
 mod mapper;
@@ -13,4 +17,6 @@ pub(crate) mod objects;
 mod owner;
 mod power_state;
 pub(crate) mod sensor_objects;
+pub mod spd_mux;
 mod systemd;
+mod watched;

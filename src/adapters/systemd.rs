@@ -14,7 +14,7 @@ use zbus::{Message, ObjectPath};
 use crate::{
     adapters::bus::call_bus,
     config::Targets,
-    logic::machine::{Target, UnitOrder},
+    logic::machine::{Epoch, Event, Target, UnitOrder},
     shell::permits::HostIndex,
 };
 
@@ -36,12 +36,99 @@ pub(crate) struct Systemd {
     jobs: BTreeMap<String, String>,
     /// What was noted once: units that do not exist, systemd that does not answer.
     noted: BTreeSet<String>,
+    /// What each host has stopped inside the barrier.
+    quiesce: Vec<Quiesce>,
+}
+
+/// The units that a host stops inside the barrier, and how far that is.
+#[derive(Debug, Default)]
+struct Quiesce {
+    units: Vec<String>,
+    /// The closing they are stopped for.
+    epoch: Epoch,
+    /// Calls without a reply, and jobs that have not ended.
+    calls: BTreeSet<NonZeroU32>,
+    jobs: BTreeSet<String>,
+}
+
+impl Quiesce {
+    fn is_done(&self) -> bool {
+        self.calls.is_empty() && self.jobs.is_empty()
+    }
 }
 
 impl Systemd {
-    /// For hosts with these units.
-    pub(crate) fn new(targets: Vec<Targets>) -> Self {
-        Self { targets, ..Self::default() }
+    /// For hosts with these units, and these to stop inside the barrier.
+    pub(crate) fn new(targets: Vec<Targets>, quiesce: Vec<Vec<String>>) -> Self {
+        let quiesce = quiesce.into_iter().map(|units| Quiesce { units, ..Quiesce::default() }).collect();
+        Self { targets, quiesce, ..Self::default() }
+    }
+
+    /// Stops what is to be quiet for this closing. However long systemd takes, [`Event::Quiesced`] comes from
+    /// [`Systemd::returned`] or [`Systemd::signalled`], or it never comes.
+    pub(crate) fn quiesce(&mut self, host: HostIndex, epoch: Epoch) -> zbus::Result<Vec<Message>> {
+        let mut calls = Vec::new();
+        if let Some(of) = self.quiesce.get_mut(host) {
+            of.epoch = epoch;
+            of.calls.clear();
+            of.jobs.clear();
+            for unit in &of.units {
+                let call = manager("StopUnit", &(unit.as_str(), "replace"))?;
+                of.calls.insert(call.primary_header().serial_num());
+                calls.push(call);
+            }
+        }
+        Ok(calls)
+    }
+
+    /// Starts it again.
+    pub(crate) fn unquiesce(&mut self, host: HostIndex) -> zbus::Result<Vec<Message>> {
+        let units = self.quiesce.get(host).map(|of| of.units.clone()).unwrap_or_default();
+        let mut calls = Vec::new();
+        for unit in units {
+            let call = manager("StartUnit", &(unit.as_str(), "replace"))?;
+            self.calls.insert(call.primary_header().serial_num(), (unit, true));
+            calls.push(call);
+        }
+        Ok(calls)
+    }
+
+    /// What became of a unit to quiesce; `None` if it is none of these.
+    pub(crate) fn quiesce_returned(
+        &mut self,
+        serial: NonZeroU32,
+        reply: &Message,
+    ) -> Option<Option<(HostIndex, Event)>> {
+        let host = self.quiesce.iter().position(|of| of.calls.contains(&serial))?;
+        let of = self.quiesce.get_mut(host)?;
+        of.calls.remove(&serial);
+        // An error: there is nothing to stop, or it cannot be.
+        if let Some(error) = reply.header().error_name() {
+            if error.as_str() != NO_SUCH_UNIT {
+                tracing::warn!("a unit to quiesce cannot be stopped: {error}");
+            }
+        } else if let Ok(job) = reply.body().deserialize::<ObjectPath<'_>>() {
+            of.jobs.insert(job.as_str().to_owned());
+        }
+        Some(of.is_done().then_some((host, Event::Quiesced { epoch: of.epoch })))
+    }
+
+    /// A job has ended: perhaps the last one that a barrier waits for.
+    pub(crate) fn quiesce_signalled(&mut self, signal: &Message) -> Option<(HostIndex, Event)> {
+        if self.quiesce.iter().all(|of| of.jobs.is_empty())
+            || signal.header().member().is_none_or(|member| member.as_str() != "JobRemoved")
+        {
+            return None;
+        }
+        let body = signal.body();
+        let (_, job, unit, result) = body.deserialize::<(u32, ObjectPath<'_>, &str, &str)>().ok()?;
+        let host = self.quiesce.iter().position(|of| of.jobs.contains(job.as_str()))?;
+        let of = self.quiesce.get_mut(host)?;
+        of.jobs.remove(job.as_str());
+        if result != "done" {
+            tracing::warn!("{unit}: stopping it ended with {result:?}");
+        }
+        of.is_done().then_some((host, Event::Quiesced { epoch: of.epoch }))
     }
 
     /// The calls to begin with: without Subscribe the manager sends no `JobRemoved`.
@@ -136,4 +223,49 @@ where
     B: zbus::export::serde::Serialize + zbus::DynamicType,
 {
     Message::method_call(SYSTEMD_PATH, member).destination(SYSTEMD).interface(MANAGER).build(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapters::watched::doubles::{failed, reply, serial};
+
+    fn systemd() -> Systemd {
+        let units = vec!["a.service".to_owned(), "b.service".to_owned()];
+        Systemd::new(Vec::new(), vec![Vec::new(), units])
+    }
+
+    fn removed(job: &str) -> Message {
+        let job = ObjectPath::try_from(job).unwrap();
+        Message::signal(SYSTEMD_PATH, MANAGER, "JobRemoved")
+            .build(&(1_u32, job, "a.service", "done"))
+            .unwrap()
+    }
+
+    #[test]
+    fn quiet_when_the_last_job_has_ended() {
+        let mut systemd = systemd();
+        let calls = systemd.quiesce(1, Epoch(5)).unwrap();
+        assert_eq!(calls.len(), 2);
+        for (call, job) in calls.iter().zip(["/job/1", "/job/2"]) {
+            let job = ObjectPath::try_from(job).unwrap();
+            assert_eq!(systemd.quiesce_returned(serial(call), &reply(call, ":1.0", &job)), Some(None));
+        }
+        assert_eq!(systemd.quiesce_signalled(&removed("/job/2")), None);
+        assert_eq!(systemd.quiesce_signalled(&removed("/job/9")), None);
+        let quiet = Some((1, Event::Quiesced { epoch: Epoch(5) }));
+        assert_eq!(systemd.quiesce_signalled(&removed("/job/1")), quiet);
+        assert_eq!(systemd.unquiesce(1).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_unit_that_cannot_be_stopped_is_not_waited_for_and_an_older_order_does_not_count() {
+        let mut systemd = systemd();
+        let old = systemd.quiesce(1, Epoch(5)).unwrap();
+        let calls = systemd.quiesce(1, Epoch(6)).unwrap();
+        assert_eq!(systemd.quiesce_returned(serial(&old[0]), &failed(&old[0])), None);
+        assert_eq!(systemd.quiesce_returned(serial(&calls[0]), &failed(&calls[0])), Some(None));
+        let quiet = Some(Some((1, Event::Quiesced { epoch: Epoch(6) })));
+        assert_eq!(systemd.quiesce_returned(serial(&calls[1]), &failed(&calls[1])), quiet);
+    }
 }

@@ -1079,7 +1079,8 @@ impl Machine {
     }
 
     /// Rule 6 has decided.
-    pub(super) fn is_decided(&self) -> bool {
+    #[must_use]
+    pub fn is_decided(&self) -> bool {
         self.start == Start::Decided
     }
 

@@ -6,6 +6,7 @@
 //! - [`diagnosis`]: what can be wrong, and what to do about it.
 //! - [`machine`]: one host: events in, effects out.
 //! - [`policy`]: what follows from a machine's state.
+//! - [`limit`]: how much may be written to flash.
 //! - [`history`]: the log of transitions.
 //! - [`chip`] and [`reading`]: which registers of a sensor to read, and what they mean.
 //! - [`schedule`]: when each sensor of a bus is read.
@@ -18,6 +19,7 @@ pub mod chip;
 pub mod diagnosis;
 pub mod evidence;
 pub mod history;
+pub mod limit;
 pub mod machine;
 pub mod policy;
 pub mod reading;

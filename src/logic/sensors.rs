@@ -135,10 +135,12 @@ impl Sensors {
         known
     }
 
-    /// How many DIMM sensors of this host answer.
+    /// How many DIMM sensors of this host have answered since they may be read, and whether one that is `required` has not.
     #[must_use]
-    pub fn dimms_answering(&self, host: usize) -> usize {
-        self.dimms(host).filter(|sensor| sensor.snapshot().value.is_some()).count()
+    pub fn dimms_answering(&self, host: usize) -> (u16, bool) {
+        let count = self.dimms(host).filter(|sensor| sensor.answers()).count();
+        let silent = self.dimms(host).any(|sensor| sensor.is_required() && !sensor.answers());
+        (u16::try_from(count).unwrap_or(u16::MAX), silent)
     }
 
     fn dimms(&self, host: usize) -> impl Iterator<Item = &Sensor> {
@@ -161,5 +163,142 @@ impl Sensors {
             let has = |entry: &Entry| entry.placed.bus == bus && entry.placed.host == host;
             *stuck && (carried.contains(&host) || self.entries.iter().any(has))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::{self, Device, Host, Source},
+        logic::{
+            acpi::AcpiState,
+            evidence::{Chassis, Host as HostState},
+            machine::{Event, SetId},
+        },
+    };
+
+    fn at(seconds: u64) -> Time {
+        Time::from_micros(seconds * 1_000_000)
+    }
+
+    fn step(machine: &mut Machine, seconds: u64, event: Event) {
+        drop(machine.step(at(seconds), event));
+    }
+
+    /// A host that worked from the first second on; its gate opens at 11 s.
+    fn working(id: u32) -> Machine {
+        let mut machine = Machine::new(at(0), Host::new(id), None);
+        step(&mut machine, 0, Event::Chassis(Some(Chassis::On)));
+        step(&mut machine, 0, Event::Host(Some(HostState::Running)));
+        step(&mut machine, 1, Event::Set { id: SetId(1), state: AcpiState::S0G0D0 });
+        step(&mut machine, 12, Event::Tick);
+        assert!(machine.is_open());
+        machine
+    }
+
+    fn off(id: u32) -> Machine {
+        let mut machine = Machine::new(at(0), Host::new(id), None);
+        step(&mut machine, 0, Event::Chassis(Some(Chassis::Off)));
+        step(&mut machine, 0, Event::Host(Some(HostState::Off)));
+        machine
+    }
+
+    fn sensor(host: usize, group: Group, bus: usize) -> (Sensor, Placed) {
+        let source = Source::Device { device: Device::Tmp75, bus: 3, address: 0x48 };
+        let settings = config::Sensor::new("S".to_owned(), 0, group, source);
+        (Sensor::new(&settings), Placed { host, group, bus })
+    }
+
+    fn degrees(degrees: f64) -> Result<Celsius, Fault> {
+        Celsius::plausible(degrees)
+    }
+
+    fn modes(sensors: &Sensors) -> Vec<bool> {
+        sensors.entries.iter().map(|entry| entry.sensor.mode() == SensorMode::Read).collect()
+    }
+
+    /// Two hosts share bus 0; bus 1 carries nobody's DIMMs.
+    fn shared() -> Sensors {
+        let all = vec![
+            sensor(0, Group::Dimm, 0),
+            sensor(0, Group::Thermal, 0),
+            sensor(0, Group::Thermal, 1),
+            sensor(1, Group::Dimm, 0),
+            sensor(1, Group::Thermal, 1),
+        ];
+        Sensors::new(all, vec![vec![0, 1], vec![]])
+    }
+
+    #[test]
+    fn a_shared_bus_is_read_when_no_host_minds_and_each_sensor_when_its_own_may_be() {
+        let mut sensors = shared();
+        sensors.follow(at(12), &[working(0), off(1)], 1);
+        assert_eq!(modes(&sensors), [true, true, true, false, false], "the other host is off");
+        let mut in_post = working(1);
+        step(&mut in_post, 12, Event::Set { id: SetId(2), state: AcpiState::S2D2 });
+        sensors.follow(at(12), &[working(0), in_post], 2);
+        assert_eq!(modes(&sensors), [false, false, true, false, true], "the other host is in POST");
+        sensors.follow(at(12), &[working(0), working(1)], 2);
+        assert_eq!(modes(&sensors), [true; 5]);
+        sensors.follow(at(12), &[], 3);
+        assert_eq!(modes(&sensors), [false; 5], "the daemon ends");
+    }
+
+    /// It hung while the gate closed and opened again.
+    #[test]
+    fn a_read_that_began_before_the_last_opening_is_dropped() {
+        let mut sensors = shared();
+        let hosts = || [working(0), off(1)];
+        for opened_at in [7, Closings::MAX, 0] {
+            sensors.follow(at(12), &[], opened_at);
+            sensors.follow(at(12), &hosts(), opened_at);
+            sensors.read(at(12), 0, opened_at.wrapping_sub(1), degrees(30.0));
+            assert_eq!(sensors.changed(|_| true).count(), 0, "{opened_at}");
+            sensors.read(at(12), 0, opened_at, degrees(31.0));
+            assert_eq!(sensors.changed(|_| true).count(), 1, "{opened_at}");
+            sensors.follow(at(12), &[], opened_at);
+            assert_eq!(sensors.changed(|_| true).count(), 1, "it goes");
+        }
+    }
+
+    #[test]
+    fn a_change_is_told_once_and_kept_while_its_host_waits_for_an_answer() {
+        let mut sensors = shared();
+        sensors.follow(at(12), &[working(0), off(1)], 0);
+        sensors.read(at(12), 0, 0, degrees(30.0));
+        assert_eq!(sensors.changed(|host| host != 0).count(), 0);
+        assert_eq!(sensors.changed(|_| true).map(|(sensor, _)| sensor).collect::<Vec<_>>(), [0]);
+        assert_eq!(sensors.changed(|_| true).count(), 0);
+    }
+
+    #[test]
+    fn the_fans_wait_for_one_dimm_or_for_all_to_fail() {
+        let all = vec![sensor(0, Group::Dimm, 0), sensor(0, Group::Dimm, 0), sensor(0, Group::Thermal, 0)];
+        let mut sensors = Sensors::new(all, vec![vec![0]]);
+        sensors.follow(at(12), &[working(0)], 0);
+        sensors.read(at(12), 2, 0, degrees(30.0));
+        for _ in 0..5 {
+            sensors.read(at(13), 0, 0, Err(Fault::Absent));
+        }
+        assert!(!sensors.dimms_known(0), "the other may still answer");
+        sensors.read(at(13), 1, 0, degrees(30.0));
+        assert!(sensors.dimms_known(0));
+        assert_eq!(sensors.dimms_answering(0), 1);
+    }
+
+    #[test]
+    fn a_bus_is_stuck_after_a_second_or_when_a_host_gave_it_up_and_until_the_transfer_ends() {
+        let mut sensors = shared();
+        let (short, long) = (Some(Duration::from_millis(300)), Some(STUCK));
+        assert!(!sensors.watch(0, short, false));
+        assert!(sensors.watch(0, short, true));
+        assert!(sensors.bus_stuck(0) && sensors.bus_stuck(1));
+        assert!(!sensors.watch(0, short, false), "it still is");
+        assert!(sensors.watch(0, None, false));
+        assert!(!sensors.bus_stuck(0));
+        assert!(sensors.watch(1, long, false));
+        assert!(sensors.bus_stuck(0) && sensors.bus_stuck(1), "both have a sensor there");
+        assert!(!sensors.watch(7, long, true), "there is no such bus");
     }
 }

@@ -13,11 +13,15 @@ use std::{
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use crate::{
-    adapters::acpi_object::View,
+    adapters::{
+        acpi_object::View,
+        spd_mux::{Mux, Side},
+    },
     logic::{
+        diagnosis::Evidence,
         history::Entry,
-        machine::{Effect, Event, Machine, SetId, Stored},
-        policy::{self, Diagnosis, SensorMode},
+        machine::{Effect, Epoch, Event, Machine, SetId, Stored},
+        policy::{self, Diagnosis, Fans, SensorMode},
         reading::{Celsius, Fault},
         sensor::{Note, Snapshot},
         sensors::Sensors,
@@ -83,6 +87,17 @@ pub(crate) enum Output {
     Track(HostIndex, Box<View>),
     /// What this sensor shows now.
     Sensor(usize, Snapshot),
+    /// What its DIMM zones' fans do now.
+    Fans(HostIndex, Fans),
+    /// A diagnosis is raised, in this boot and with what shows it; or it is over.
+    Diagnosis {
+        /// Of which host.
+        host: HostIndex,
+        /// Which.
+        diagnosis: Diagnosis,
+        /// `None`: it is over.
+        raised: Option<(u32, Evidence)>,
+    },
     /// What is to be stored of it now.
     Store(HostIndex, Stored),
     /// The answer to [`Input::History`].
@@ -109,8 +124,14 @@ pub(crate) struct EventLoop {
     sensor_names: Vec<String>,
     /// Hosts of whose DIMMs enough is known since the gate opened.
     dimms_known: Vec<bool>,
+    /// What each host was last told of its DIMM sensors, and in which opening.
+    answering: Vec<Option<(Epoch, (u16, bool))>>,
     /// Hosts that were told that a bus is stuck.
     stuck: Vec<bool>,
+    /// The SPD mux of each host that has one.
+    muxes: Vec<Option<Mux>>,
+    /// What each host's fans were last told; `None` before rule 6 has decided.
+    fans: Vec<Option<Fans>>,
     memory: Memory,
     /// What was last handed off for storage.
     stored: Vec<Option<Stored>>,
@@ -151,7 +172,10 @@ impl EventLoop {
             sensors: Sensors::default(),
             sensor_names: Vec::new(),
             dimms_known: vec![false; machines.len()],
+            answering: vec![None; machines.len()],
             stuck: vec![false; machines.len()],
+            muxes: Vec::new(),
+            fans: vec![None; machines.len()],
             stored: vec![None; machines.len()],
             memory: Memory::default(),
             machines,
@@ -169,6 +193,11 @@ impl EventLoop {
     /// Has `memory` hold what must survive this process.
     pub(crate) fn with_memory(self, memory: Memory) -> Self {
         Self { memory, ..self }
+    }
+
+    /// Gives it the SPD mux of each host that has one.
+    pub(crate) fn with_muxes(self, muxes: Vec<Option<Mux>>) -> Self {
+        Self { muxes, ..self }
     }
 
     /// Has it follow these sensors, which have these names.
@@ -205,6 +234,7 @@ impl EventLoop {
             }
             self.end_drains();
             self.show_sensors();
+            self.order_fans();
             self.track();
             let over = self.stop_at.is_some_and(|at| self.is_quiet() || at <= Instant::now());
             self.store(over);
@@ -260,11 +290,22 @@ impl EventLoop {
     fn tell_of_dimms(&mut self) {
         for host in 0..self.machines.len() {
             let Some(machine) = self.machines.get(host) else { continue };
-            let known = machine.is_open() && self.sensors.dimms_known(host);
+            let open = machine.is_open();
+            let known = open && self.sensors.dimms_known(host);
             let epoch = machine.epoch();
             let was_known = self.dimms_known.get_mut(host).map(|was| std::mem::replace(was, known));
             if known && was_known == Some(false) {
                 self.step(host, Event::DimmsKnown { epoch });
+            }
+            let count = self.sensors.dimms_answering(host);
+            if open
+                && self
+                    .answering
+                    .get_mut(host)
+                    .is_some_and(|last| std::mem::replace(last, Some((epoch, count))) != Some((epoch, count)))
+            {
+                let (answering, required_silent) = count;
+                self.step(host, Event::Dimms { epoch, answering, required_silent });
             }
         }
     }
@@ -361,15 +402,36 @@ impl EventLoop {
                 }
                 self.watch_buses(Some(host));
             }
+            Effect::MuxToHost(epoch) => self.switch(host, Side::Host, epoch),
+            Effect::MuxToBmc(epoch) => self.switch(host, Side::Bmc, epoch),
             Effect::Publish { .. }
             | Effect::Answer(_)
             | Effect::Assert
             | Effect::Quiesce(_)
             | Effect::Unquiesce
-            | Effect::MuxToHost(_)
-            | Effect::MuxToBmc(_)
             | Effect::Unit(_)
             | Effect::BootProgress(_) => self.output(Output::Effect(host, effect)),
+        }
+    }
+
+    fn switch(&self, host: HostIndex, side: Side, epoch: Epoch) {
+        // While the daemon ends, nothing comes back to the BMC.
+        let ending = side == Side::Bmc && self.stop_at.is_some();
+        if let Some(Some(mux)) = self.muxes.get(host).filter(|_| !ending) {
+            mux.order(side, epoch);
+        }
+    }
+
+    /// Hands off what the fans do, where it changed; behind the answers, if any wait.
+    fn order_fans(&mut self) {
+        for (host, (machine, last)) in self.machines.iter().zip(&mut self.fans).enumerate() {
+            if machine.is_draining() || !machine.is_decided() || self.stop_at.is_some() {
+                continue;
+            }
+            let fans = machine.fans();
+            if last.replace(fans) != Some(fans) {
+                self.outputs.send(Output::Fans(host, fans)).unwrap_or_default();
+            }
         }
     }
 
@@ -392,7 +454,10 @@ impl EventLoop {
             }
             let view = view(machine, &self.wall);
             if view != *last {
-                report(machine.id(), &last.diagnoses, &view.diagnoses);
+                for (diagnosis, raised) in report(machine, &last.diagnoses, &view.diagnoses) {
+                    let output = Output::Diagnosis { host, diagnosis, raised };
+                    self.outputs.send(output).unwrap_or_default();
+                }
                 last.clone_from(&view);
                 self.outputs.send(Output::Track(host, Box::new(view))).unwrap_or_default();
             }
@@ -457,16 +522,38 @@ impl EventLoop {
     }
 }
 
-/// One line for each diagnosis that was raised or cleared.
-fn report(id: u32, before: &[Diagnosis], now: &[Diagnosis]) {
+/// One line for each diagnosis that was raised or cleared; and what the event log is told.
+fn report(
+    machine: &Machine,
+    before: &[Diagnosis],
+    now: &[Diagnosis],
+) -> Vec<(Diagnosis, Option<(u32, Evidence)>)> {
+    let id = machine.id();
+    let mut told = Vec::new();
     for raised in now.iter().filter(|diagnosis| !before.contains(diagnosis)) {
-        let (name, advice) = (raised.name(), raised.advice());
-        tracing::warn!(host = id, diagnosis = name, "host{id}: {name}: {advice}");
+        let (name, advice, evidence) = (raised.name(), raised.advice(), machine.evidence(*raised));
+        tracing::warn!(
+            message_id = raised.message_id(),
+            host = id,
+            diagnosis = name,
+            evidence = evidence.text(),
+            "host{id}: {name}: {advice} ({})",
+            evidence.text()
+        );
+        told.push((*raised, Some((machine.history().boots(), evidence))));
     }
     for cleared in before.iter().filter(|diagnosis| !now.contains(diagnosis)) {
-        let name = cleared.name();
-        tracing::info!(host = id, diagnosis = name, "host{id}: {name} is over");
+        let (name, evidence) = (cleared.name(), machine.evidence(*cleared).text());
+        tracing::info!(
+            message_id = cleared.message_id(),
+            host = id,
+            diagnosis = name,
+            evidence,
+            "host{id}: {name} is over"
+        );
+        told.push((*cleared, None));
     }
+    told
 }
 
 /// What the Tracker shows of a machine.

@@ -4,6 +4,7 @@
 pub(crate) mod alarm;
 pub mod clock;
 pub(crate) mod event_loop;
+pub mod held;
 pub mod permits;
 pub(crate) mod poller;
 pub mod store;

@@ -21,7 +21,10 @@ use std::{
     time::Duration,
 };
 
-use super::sync::{AtomicBool, AtomicU32, Condvar, Instant, Mutex, MutexGuard, Ordering::SeqCst};
+use super::sync::{
+    AtomicBool, AtomicU32, Condvar, Instant, Mutex, MutexGuard,
+    Ordering::{Relaxed, SeqCst},
+};
 
 /// How long an open gate stays open without being renewed, in real time (design 3.3).
 pub const LEASE: Duration = Duration::from_secs(3);
@@ -289,8 +292,8 @@ impl Shared {
     fn under_way(&self, slot: &BusSlot) -> Option<InFlight> {
         slot.busy().then(|| InFlight {
             bus: slot.bus.clone(),
-            device: slot.device.load(SeqCst),
-            taken: Duration::from_millis(self.now().wrapping_sub(slot.since.load(SeqCst)).into()),
+            device: slot.device.load(Relaxed),
+            taken: Duration::from_millis(self.now().wrapping_sub(slot.since.load(Relaxed)).into()),
         })
     }
 
@@ -316,8 +319,8 @@ impl BusPermits {
         let slot = self.slot().ok_or(Closed)?;
         // Read first: a closing after it makes what is transferred old.
         let closings = self.shared.closings.load(SeqCst);
-        slot.since.store(self.shared.now(), SeqCst);
-        slot.device.store(device, SeqCst);
+        slot.since.store(self.shared.now(), Relaxed);
+        slot.device.store(device, Relaxed);
         // Counted in before the gate is looked at: see the module's header.
         slot.out.fetch_add(1, SeqCst);
         let permit = Permit { shared: &self.shared, slot, closings };

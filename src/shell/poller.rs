@@ -298,3 +298,163 @@ impl BusThread {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tokio::runtime;
+
+    use super::*;
+    use crate::{config::Device, logic::chip::Access};
+
+    const DIMM: Need = Need::Gate(0);
+    const SOON: Duration = Duration::from_secs(10);
+
+    /// A bus of JC42.4 sensors, at 0x18, that looks at the permits during each transfer.
+    struct Watched {
+        permits: Permits,
+        seen: Mutex<Seen>,
+    }
+
+    #[derive(Default)]
+    struct Seen {
+        /// Registers that were read.
+        reads: usize,
+        /// Of those, while a permit was out.
+        permitted: usize,
+        /// How often it is not there yet.
+        missing: usize,
+        opened: usize,
+    }
+
+    struct Buses2(Arc<Watched>);
+
+    impl Buses for Buses2 {
+        fn open(&self, _: u32, _: Duration) -> io::Result<Box<dyn I2cBus>> {
+            let mut seen = self.0.seen.lock().unwrap();
+            seen.opened += 1;
+            if seen.opened <= seen.missing {
+                return Err(rustix::io::Errno::NOENT.into());
+            }
+            Ok(Box::new(Self(Arc::clone(&self.0))))
+        }
+
+        fn driver_of(&self, _: u32, _: u8) -> Option<String> {
+            None
+        }
+    }
+
+    impl I2cBus for Buses2 {
+        fn read(&mut self, address: u8, access: Access) -> io::Result<u16> {
+            let mut seen = self.0.seen.lock().unwrap();
+            seen.reads += 1;
+            seen.permitted += usize::from(self.0.permits.in_flight(0).is_some());
+            match (address, access) {
+                (0x18, Access::Word(0)) => Ok(0xef00),
+                (0x18, Access::Word(1)) => Ok(0),
+                (0x18, Access::Word(5)) => Ok(0x9001),
+                (0x18, Access::Word(6)) => Ok(0x4a10),
+                _ => Err(rustix::io::Errno::NXIO.into()),
+            }
+        }
+    }
+
+    struct Bench {
+        permits: Permits,
+        watched: Arc<Watched>,
+        poller: Option<Poller>,
+        results: UnboundedReceiver<Input>,
+        runtime: runtime::Runtime,
+    }
+
+    /// One bus with a sensor at 0x18 and an empty slot, on a clock a hundred times faster than life.
+    fn bench(missing: usize) -> Bench {
+        let permits = Permits::new(1, &[(3, vec![0])]);
+        let seen = Mutex::new(Seen { missing, ..Seen::default() });
+        let watched = Arc::new(Watched { permits: permits.clone(), seen });
+        let wire = |sensor, address| {
+            let chip = Chip::new(Device::Jc42, 0).unwrap();
+            let source = Source::Chip { address, chip };
+            Wire { sensor, need: DIMM, period: Duration::from_secs(1), source, said_bound: false }
+        };
+        let line = Line { bus: BusId::I2c(3), timeout: SOON, sensors: vec![wire(0, 0x18), wire(1, 0x19)] };
+        let buses: Arc<dyn Buses> = Arc::new(Buses2(Arc::clone(&watched)));
+        let (to_loop, results) = unbounded_channel();
+        let poller = Poller::start(vec![line], &buses, &permits, Clock::scaled(100), &to_loop).unwrap();
+        let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        Bench { permits, watched, poller: Some(poller), results, runtime }
+    }
+
+    impl Bench {
+        fn open(&self, open: bool) {
+            self.permits.set(|_| open, |_| open);
+        }
+
+        fn next(&mut self) -> (usize, Result<f64, Fault>) {
+            let next = async { tokio::time::timeout(SOON, self.results.recv()).await };
+            match self.runtime.block_on(next).unwrap() {
+                Some(Input::Read { sensor, result, .. }) => (sensor, result.map(Celsius::degrees)),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn reads(&self) -> usize {
+            self.watched.seen.lock().unwrap().reads
+        }
+    }
+
+    #[test]
+    fn a_permit_is_out_during_every_transfer_and_none_is_made_while_closed() {
+        let mut bench = bench(0);
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(bench.reads(), 0);
+        bench.open(true);
+        let mut seen = [bench.next(), bench.next(), bench.next()];
+        seen.sort_by_key(|(sensor, _)| *sensor);
+        assert_eq!(seen[0], (0, Ok(25.0)));
+        assert_eq!(seen[2], (1, Err(Fault::Absent)));
+        bench.open(false);
+        while bench.permits.in_flight(0).is_some() {
+            std::thread::yield_now();
+        }
+        let reads = bench.reads();
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(bench.reads(), reads, "it read without a permit");
+        assert_eq!(bench.watched.seen.lock().unwrap().permitted, reads);
+        bench.open(true);
+        while bench.results.try_recv().is_ok() {}
+        assert!(bench.next().0 < 2, "it goes on");
+    }
+
+    #[test]
+    fn a_bus_that_comes_late_is_found() {
+        let mut bench = bench(4);
+        bench.open(true);
+        let mut results: Vec<_> = std::iter::repeat_with(|| bench.next().1).take(4).collect();
+        assert_eq!(results, [Err(Fault::NoBus); 4]);
+        while results.pop() != Some(Ok(25.0)) {
+            results.push(bench.next().1);
+        }
+    }
+
+    #[test]
+    fn the_threads_end_when_they_are_told_to_and_one_that_ends_by_itself_is_noticed() {
+        let mut bench = bench(0);
+        bench.open(true);
+        assert!(bench.next().0 < 2);
+        let poller = bench.poller.take().unwrap();
+        let began = Instant::now();
+        bench.runtime.block_on(poller.stop(SOON));
+        assert!(began.elapsed() < SOON);
+        bench.open(true);
+        let reads = bench.reads();
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(bench.reads(), reads);
+
+        let (end, ended) = unbounded_channel();
+        let mut poller = Poller { permits: bench.permits.clone(), running: 2, ended };
+        drop(Ended(end));
+        bench.runtime.block_on(async { tokio::time::timeout(SOON, poller.lost()).await }).unwrap();
+    }
+}

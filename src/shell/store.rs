@@ -67,6 +67,12 @@ impl Places {
         Self { memory, ..self }
     }
 
+    /// Where memory is, if there is such a place.
+    #[must_use]
+    pub fn in_memory(&self) -> Option<&Path> {
+        self.memory.as_deref()
+    }
+
     /// In another boot of the BMC than this one.
     #[must_use]
     pub fn in_boot(self, id: &str) -> Self {

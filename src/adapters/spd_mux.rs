@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The mux that gives an SPD bus to the host or to the BMC, at a GPIO line (design 3.3).
+//!
+//! Owns: the line, on a thread of its own for each mux: the line may be at an expander on a bus that hangs, and neither the loop
+//! nor another host's mux may wait for that. A line of the SoC is switched in microseconds. Must never: decide whose the bus is.
+//! When nobody is left to give orders, the host gets the bus.
+
+use std::{
+    io,
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    time::Duration,
+};
+
+use gpiocdev::{Request, line::Value};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::{
+    config::SpdMux,
+    logic::machine::{Epoch, Event},
+    shell::{event_loop::Input, permits::HostIndex},
+};
+
+/// A line that cannot be switched is tried again so often.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Enough for an ioctl and a log line.
+const STACK: usize = 64 * 1024;
+
+/// Whose the bus is to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Side {
+    Host,
+    Bmc,
+}
+
+/// A GPIO line that can be driven.
+pub(crate) trait Line {
+    /// Drives it, high or low.
+    fn drive(&mut self, high: bool) -> io::Result<()>;
+}
+
+/// The kernel's line of this name; found and requested when it is first driven, since its chip may come later.
+struct Gpio {
+    name: String,
+    request: Option<Request>,
+}
+
+impl Line for Gpio {
+    fn drive(&mut self, high: bool) -> io::Result<()> {
+        let value = if high { Value::Active } else { Value::Inactive };
+        if let Some(request) = &self.request {
+            return request.set_lone_value(value).map(drop).map_err(io::Error::other);
+        }
+        let found = gpiocdev::find_named_line(&self.name)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no GPIO chip has a line of this name"))?;
+        let request = Request::builder()
+            .with_consumer(env!("CARGO_PKG_NAME"))
+            .with_found_line(&found)
+            .as_output(value)
+            .request()
+            .map_err(io::Error::other)?;
+        self.request = Some(request);
+        Ok(())
+    }
+}
+
+/// Gives orders to one mux.
+#[derive(Clone, Debug)]
+pub(crate) struct Mux(Sender<(Side, Epoch)>);
+
+impl Mux {
+    /// The thread of this host's mux, which tells the loop what has been done. What it hands over at its end,
+    /// it has handed over when `done` is dropped.
+    pub(crate) fn start(
+        host: HostIndex,
+        settings: &SpdMux,
+        inputs: UnboundedSender<Input>,
+        done: Sender<()>,
+    ) -> io::Result<Self> {
+        let line = Gpio { name: settings.line.clone(), request: None };
+        Self::with_line(host, settings, line, inputs, done)
+    }
+
+    fn with_line(
+        host: HostIndex,
+        settings: &SpdMux,
+        line: impl Line + Send + 'static,
+        inputs: UnboundedSender<Input>,
+        done: Sender<()>,
+    ) -> io::Result<Self> {
+        let (orders, to_do) = channel();
+        let (name, host_level) = (settings.line.clone(), settings.host_level);
+        let say = move |event| inputs.send(Input::Event(host, event)).unwrap_or_default();
+        let run = move || {
+            serve(&name, host_level, line, &to_do, say);
+            drop(done);
+        };
+        std::thread::Builder::new().name("spd-mux".to_owned()).stack_size(STACK).spawn(run)?;
+        Ok(Self(orders))
+    }
+
+    /// Never waits.
+    pub(crate) fn order(&self, side: Side, epoch: Epoch) {
+        // The thread ends only when this does.
+        self.0.send((side, epoch)).unwrap_or_default();
+    }
+}
+
+fn serve(
+    name: &str,
+    host_level: bool,
+    mut line: impl Line,
+    orders: &Receiver<(Side, Epoch)>,
+    say: impl Fn(Event),
+) {
+    let level = |side| if side == Side::Host { host_level } else { !host_level };
+    let mut failing = false;
+    let mut wanted = None;
+    loop {
+        let next = match wanted {
+            None => orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(_) => orders.recv_timeout(AGAIN),
+        };
+        wanted = match next {
+            Ok(order) => Some(order),
+            Err(RecvTimeoutError::Timeout) => wanted,
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
+        // Only the newest order counts.
+        wanted = orders.try_iter().last().or(wanted);
+        let Some((side, epoch)) = wanted else { continue };
+        match line.drive(level(side)) {
+            Ok(()) => {
+                wanted = None;
+                if std::mem::take(&mut failing) {
+                    tracing::info!("the SPD mux {name} can be switched again");
+                }
+                say(match side {
+                    Side::Host => Event::MuxAtHost { epoch },
+                    Side::Bmc => Event::MuxAtBmc { epoch },
+                });
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::error!("the SPD mux {name} cannot be switched: {error}");
+                }
+            }
+        }
+    }
+    if let Err(error) = line.drive(host_level) {
+        tracing::error!("the SPD mux {name} cannot be given to the host: {error}");
+    }
+}
+
+/// Gives the bus to the host, where a daemon died that may have had it.
+pub fn give_to_host(settings: &SpdMux) -> io::Result<()> {
+    Gpio { name: settings.line.clone(), request: None }.drive(settings.host_level)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::*;
+
+    /// What it was driven to; it fails as often as it is told to.
+    #[derive(Clone, Default)]
+    struct Fake {
+        driven: Arc<Mutex<Vec<bool>>>,
+        fails: Arc<Mutex<u32>>,
+    }
+
+    impl Line for Fake {
+        fn drive(&mut self, high: bool) -> io::Result<()> {
+            let mut fails = self.fails.lock().unwrap();
+            if *fails > 0 {
+                *fails -= 1;
+                return Err(io::Error::other("stuck"));
+            }
+            self.driven.lock().unwrap().push(high);
+            Ok(())
+        }
+    }
+
+    fn play(host_level: bool, fails: u32, orders: &[(Side, u32)]) -> (Vec<bool>, Vec<Event>) {
+        let fake = Fake { fails: Arc::new(Mutex::new(fails)), ..Fake::default() };
+        let (inputs, mut heard) = unbounded_channel();
+        let (done, over) = channel();
+        let settings = SpdMux { line: "SPD_MUX_SEL".to_owned(), host_level };
+        let mux = Mux::with_line(2, &settings, fake.clone(), inputs, done).unwrap();
+        let mut events = Vec::new();
+        for (side, epoch) in orders {
+            mux.order(*side, Epoch(*epoch));
+            match heard.blocking_recv() {
+                Some(Input::Event(2, event)) => events.push(event),
+                other => panic!("{other:?}"),
+            }
+        }
+        drop(mux);
+        // It returns when the thread has ended.
+        assert!(over.recv().is_err());
+        let driven = fake.driven.lock().unwrap().clone();
+        (driven, events)
+    }
+
+    #[test]
+    fn each_order_is_done_said_and_at_the_end_the_host_has_it() {
+        let orders = [(Side::Host, 4), (Side::Bmc, 4)];
+        let events = [Event::MuxAtHost { epoch: Epoch(4) }, Event::MuxAtBmc { epoch: Epoch(4) }];
+        assert_eq!(play(true, 0, &orders), (vec![true, false, true], events.to_vec()));
+        assert_eq!(play(false, 0, &orders), (vec![false, true, false], events.to_vec()));
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_switched_is_tried_again() {
+        let (driven, events) = play(true, 1, &[(Side::Bmc, 1)]);
+        assert_eq!((driven, events), (vec![false, true], vec![Event::MuxAtBmc { epoch: Epoch(1) }]));
+    }
+}
