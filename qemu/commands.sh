@@ -110,8 +110,30 @@ CONF
     echo "armv7 on D-Bus: S2, S0 and S5 set and read, garbage refused, SIGTERM obeyed"
 }
 
+# build_machine OUT gated|ungated CONFIG: all that the harness boots, in OUT/image.
+build_machine() {
+    need qemu-system-arm:qemu-system-arm python3:python3 fdtput:device-tree-compiler cpio:cpio /usr/sbin/depmod:kmod \
+        /usr/sbin/mke2fs:e2fsprogs git:git
+    PATH=$PATH:/usr/sbin:/sbin
+    (cd "$root/qemu/harness" && python3 -B test_judge.py 2>&1 | tail -n 3 >&2) || die "the judge is not to be trusted"
+    cross_root
+    build_daemon
+    build_guest_parts
+    guest_base
+    mkdir -p "$1"
+    guest_image "$1/image" "$2" "$3"
+}
+
+# The kernel's I2C as the daemon meets it: registers, absent devices, drivers that have an address, a bus that comes late.
+run_i2c() {
+    local out=${1:-$root/target/i2c}
+    build_machine "$out" gated "$root/qemu/guest/registers.json"
+    versions_used
+    python3 -B "$root/qemu/harness/registers.py" --image "$out/image" --out "$out"
+}
+
 run_qemu() {
-    local kind=gated out=$root/target/qemu image argument arguments=() wants_out=
+    local kind=gated out=$root/target/qemu config argument arguments=() wants_out=
     for argument; do
         if [ -n "$wants_out" ]; then
             out=$argument wants_out=
@@ -126,18 +148,9 @@ run_qemu() {
         esac
     done
     [ -z "$wants_out" ] || die "--out needs a directory"
-    need qemu-system-arm:qemu-system-arm python3:python3 fdtput:device-tree-compiler cpio:cpio /usr/sbin/depmod:kmod \
-        /usr/sbin/mke2fs:e2fsprogs git:git
-    PATH=$PATH:/usr/sbin:/sbin
-    (cd "$root/qemu/harness" && python3 -B test_judge.py 2>&1 | tail -n 3 >&2) || die "the judge is not to be trusted"
-    cross_root
-    build_daemon
-    build_guest_parts
-    guest_base
-    image=$out/image
-    mkdir -p "$out"
-    guest_image "$image" "$kind"
+    config=$root/qemu/guest/config.json
+    build_machine "$out" "$kind" "$config"
     versions_used
-    python3 -B "$root/qemu/harness" --image "$image" --config "$root/qemu/guest/config.json" --versions "$(versions_used)" \
+    python3 -B "$root/qemu/harness" --image "$out/image" --config "$config" --versions "$(versions_used)" \
         --out "$out" "${arguments[@]}"
 }

@@ -5,6 +5,8 @@
 guest_packages=(systemd systemd-sysv dbus kmod mount busybox-static)
 # What the board needs of Debian's kernel modules, besides those built here.
 guest_modules=(i2c-aspeed i2c-dev gpio-aspeed kcs_bmc_aspeed sdhci-of-aspeed crc32c_generic ext4)
+# There, but not loaded at boot.
+guest_other_modules=(jc42)
 
 # Debian's part of the root, and the kernel; sets $guest.
 guest_base() {
@@ -62,7 +64,7 @@ guest_kernel_modules() {
     local from=$guest/kernel/usr/lib/modules/$kernel_release into=$tree/usr/lib/modules/$kernel_release name file seen=" "
     mkdir -p "$into"
     # Found by name: modules.dep is made by the package's own scripts, which do not run here.
-    local queue=("${guest_modules[@]}")
+    local queue=("${guest_modules[@]}" "${guest_other_modules[@]}")
     while [ ${#queue[@]} != 0 ]; do
         name=${queue[0]//-/_}
         queue=("${queue[@]:1}")
@@ -110,9 +112,9 @@ guest_settings() {
     cp "$root/qemu/guest/etc/dbus-perms.conf" "$tree/usr/share/dbus-1/system.d/org.openbmc.conf"
 }
 
-# guest_image DIR gated|ungated: the initrd, the storage and the links to the rest, ready to boot.
+# guest_image DIR gated|ungated CONFIG: the initrd, the storage and the links to the rest, ready to boot.
 guest_image() {
-    local into=$1 kind=$2 over unit
+    local into=$1 kind=$2 config=$3 over unit
     over=$into/over
     rm -rf "$into"
     mkdir -p "$over"/usr/libexec/acpi-test "$over"/usr/lib/systemd/system "$over"/etc/systemd/system/multi-user.target.wants \
@@ -121,7 +123,7 @@ guest_image() {
     cp "$root"/qemu/guest/units/*.service "$over/usr/lib/systemd/system/"
     local start=(storage board phosphor-ipmi-host agent)
     install_shipped "$over"
-    cp "$root/qemu/guest/config.json" "$over/etc/acpi-stated/config.json"
+    cp "$config" "$over/etc/acpi-stated/config.json"
     if [ "$kind" = ungated ]; then start+=(poller); else start+=(acpi-stated); fi
     for unit in "${start[@]}"; do
         ln -s "/usr/lib/systemd/system/$unit.service" "$over/etc/systemd/system/multi-user.target.wants/$unit.service"
