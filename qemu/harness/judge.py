@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Says what was wrong, from the trace of the I2C controllers and the host's own notes alone.
+
+What the guest says of itself comes into it only where the guest is what is judged (states, targets, sensors).
+"""
+
+import re
+from dataclasses import dataclass
+
+# From a line's fall to the last transfer: the BMC's kernel, its power control and the bus come before the daemon, and the
+# emulation is slow. Transfers within are counted and shown, not judged. An answer over KCS has no such grace.
+NOTICE = 0.25
+# The daemon's answer came from the guest; by then the property has changed. Serial line and emulation, no more.
+SEEN = 1.5
+
+_COMMAND = re.compile(r"^\d+@(\d+\.\d+):aspeed_i2c_bus_write bus\[(\d+)\]: To 0x(\w+) of size \d+: 0x(\w+)")
+# I2CD00 (function control), I2CD14 (command) and I2CD20 (byte buffer) of the AST2600's old register mode, as Linux's i2c-aspeed drives it.
+FUNCTION, COMMAND, BUFFER = 0x00, 0x14, 0x20
+START, TX, RX, STOP = 0x01, 0x02, 0x08 | 0x10, 0x20
+
+
+@dataclass
+class Transfer:
+    """From a START to its STOP (repeated STARTs within), as the controller was told."""
+
+    bus: int
+    address: int
+    begun: float
+    ended: float
+    bytes: int
+
+
+class Trace:
+    """Reads the trace as it grows."""
+
+    def __init__(self, path, buses):
+        self.path, self.buses = path, set(buses)
+        self.transfers = []
+        self.raw_starts = 0  # What the devices' side of the model saw: a check on our reading.
+        self._buffer, self._running = {}, {}
+        self._offset, self._rest = 0, ""
+
+    def read(self):
+        with open(self.path, "rb") as trace:
+            trace.seek(self._offset)
+            new = trace.read()
+        self._offset += len(new)
+        *lines, self._rest = (self._rest + new.decode(errors="replace")).split("\n")
+        for line in lines:
+            self._line(line)
+        return self
+
+    def _line(self, line):
+        if ":i2c_event start" in line and "start_async" not in line:
+            self.raw_starts += 1
+        match = _COMMAND.match(line)
+        if not match:
+            return
+        at, bus, register = float(match[1]), int(match[2]), int(match[3], 16)
+        value = int(match[4], 16)
+        if bus not in self.buses:
+            return
+        if register == FUNCTION and value == 0:
+            # The driver sets the controller up anew: a reset of the BMC ended what it was doing.
+            self._running.pop(bus, None)
+        elif register == BUFFER:
+            self._buffer[bus] = value
+        elif register == COMMAND:
+            running = self._running.get(bus)
+            if value & START and running is None:
+                running = Transfer(bus, self._buffer.get(bus, 0) >> 1 & 0x7F, at, at, 0)
+                self._running[bus] = running
+                self.transfers.append(running)
+            if running is None:
+                if value & (TX | RX):
+                    # Bytes without a START: seen, and counted as a transfer of its own.
+                    self.transfers.append(Transfer(bus, 0, at, at, 1))
+                return
+            running.ended = at
+            if value & (TX | RX):
+                running.bytes += 1
+            if value & STOP:
+                del self._running[bus]
+
+
+@dataclass
+class Window:
+    """The BMC may not transfer on the DIMM buses from `begin` to `end`; before `sure` it may not have known."""
+
+    begin: float
+    sure: float
+    end: float
+    why: str
+
+
+def closed_windows(facts, until):
+    """From the host's notes. It begins closed: the host is off."""
+    windows, current = [], None
+
+    def close(at, sure, why):
+        nonlocal current
+        if current is None:
+            current = Window(at, sure, until, why)
+        elif sure < current.sure:
+            current.sure, current.why = sure, f"{current.why}, {why}"
+
+    for at, what, detail in sorted(facts, key=lambda fact: fact[0]):
+        if what == "begin":
+            close(at, at, "off")
+        elif what in ("power-lost", "post-complete-falls"):
+            close(at, at + NOTICE, what)
+        elif what == "answered" and detail[0] in ("S2", "S5") and detail[1] == 0:
+            close(at, at, f"{detail[0]} answered")
+        elif what == "s0-sent" and current is not None:
+            current.end = at
+            windows.append(current)
+            current = None
+    if current is not None:
+        windows.append(current)
+    return windows
+
+
+def offences(windows, transfers):
+    """(in closed windows, before the BMC could know), each a list of transfers. One that was under way counts."""
+    bad, unknowing = [], []
+    for transfer in transfers:
+        for window in windows:
+            if transfer.ended >= window.sure and transfer.begun < window.end:
+                bad.append(transfer)
+                break
+            if transfer.ended >= window.begin and transfer.begun < window.sure:
+                unknowing.append(transfer)
+                break
+    return bad, unknowing
+
+
+def too_early(facts, transfers, settle):
+    """Transfers between S0 and the end of `settle`: none of the host's business, but against our own promise."""
+    early = []
+    for at, what, _ in facts:
+        if what == "s0-sent":
+            early += [t for t in transfers if at <= t.begun < at + settle * 0.95]
+    return early

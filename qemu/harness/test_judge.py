@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The judge is judged: a recorded transfer in and out of a window, and plans that repeat."""
+
+import os
+import tempfile
+import unittest
+
+import judge
+import plan
+
+
+def recorded(*times):
+    lines = []
+    for at in times:
+        for step, (register, value) in enumerate([(0x20, 0x30), (0x14, 3), (0x20, 0), (0x14, 2), (0x20, 0x31), (0x14, 0xB),
+                                                  (0x14, 0x18), (0x14, 0x20)]):
+            lines.append(f"7@{at + step * 1e-4:.6f}:aspeed_i2c_bus_write bus[3]: To {register:#x} of size 4: {value:#x}\n")
+            if value == 3:
+                lines.append(f"7@{at + step * 1e-4:.6f}:i2c_event start(addr:0x18)\n")
+        lines.append(f"7@{at + 0.002:.6f}:aspeed_i2c_bus_write bus[9]: To 0x14 of size 4: 0x3\n")
+    return "".join(lines)
+
+
+def read(text, pieces=1):
+    with tempfile.TemporaryDirectory() as work:
+        path = os.path.join(work, "trace")
+        trace = judge.Trace(path, [3, 4])
+        size = len(text) // pieces + 1
+        for piece in range(pieces):
+            with open(path, "a", encoding="ascii") as out:
+                out.write(text[piece * size:(piece + 1) * size])
+            trace.read()
+    return trace
+
+
+BOOT = [
+    (100.0, "begin", None),
+    (101.0, "power-on", None),
+    (102.0, "answered", ("S2", 0, 0.02)),
+    (105.0, "s0-sent", None),
+    (110.0, "answered", ("S5", 0, 0.02)),
+    (110.2, "power-lost", None),
+]
+
+
+class Judge(unittest.TestCase):
+    def test_a_transfer_is_read_from_start_to_stop_however_the_trace_is_cut(self):
+        for pieces in (1, 2, 7, 100):
+            trace = read(recorded(1000.0, 1001.0), pieces)
+            self.assertEqual([(t.bus, t.address, t.bytes) for t in trace.transfers], [(3, 0x18, 4)] * 2)
+            self.assertEqual(trace.raw_starts, 2)
+            self.assertAlmostEqual(trace.transfers[0].ended - trace.transfers[0].begun, 6e-4, places=5)
+
+    def test_windows_reach_from_the_start_to_s0_and_from_s5_on(self):
+        windows = judge.closed_windows(BOOT, 120.0)
+        self.assertEqual([(w.begin, w.sure, w.end) for w in windows], [(100.0, 100.0, 105.0), (110.0, 110.0, 120.0)])
+
+    def test_power_loss_alone_gives_the_bmc_its_notice_and_an_answer_none(self):
+        facts = BOOT[:4] + [(110.0, "power-lost", None)]
+        window = judge.closed_windows(facts, 120.0)[1]
+        self.assertEqual((window.begin, window.sure), (110.0, 110.0 + judge.NOTICE))
+        facts.append((110.1, "answered", ("S2", 0, 0.02)))
+        self.assertEqual(judge.closed_windows(facts, 120.0)[1].sure, 110.1)
+
+    def test_a_refused_report_closes_nothing(self):
+        facts = BOOT[:4] + [(110.0, "answered", ("S5", 0xFF, 0.02))]
+        self.assertEqual(len(judge.closed_windows(facts, 120.0)), 1)
+
+    def test_offences_are_found_at_the_edges(self):
+        facts = BOOT[:4] + [(110.0, "power-lost", None)]
+        windows = judge.closed_windows(facts, 120.0)
+
+        def found(at):
+            bad, unknowing = judge.offences(windows, read(recorded(at)).transfers)
+            return len(bad), len(unknowing)
+
+        self.assertEqual(found(103.0), (1, 0))
+        self.assertEqual(found(104.999), (1, 0))
+        self.assertEqual(found(105.1), (0, 0))
+        self.assertEqual(found(109.99999 - 0.001), (0, 0))
+        self.assertEqual(found(109.9998), (0, 1), "under way when power went")
+        self.assertEqual(found(110.1), (0, 1))
+        self.assertEqual(found(110.2499), (1, 0), "still under way when the notice was over")
+        self.assertEqual(found(119.0), (1, 0))
+
+    def test_reading_before_settle_is_seen(self):
+        self.assertEqual(len(judge.too_early(BOOT, read(recorded(106.0)).transfers, 2.0)), 1)
+        self.assertEqual(len(judge.too_early(BOOT, read(recorded(107.0)).transfers, 2.0)), 0)
+
+    def test_a_bmc_reset_ends_a_transfer(self):
+        cut = "".join(recorded(103.0).splitlines(True)[:4])
+        reset = "7@104.0:aspeed_i2c_bus_write bus[3]: To 0x0 of size 4: 0x0\n"
+        transfers = read(cut + reset + recorded(112.0)).transfers
+        self.assertEqual([round(t.ended) for t in transfers], [103, 112])
+
+    def test_bytes_without_a_start_count(self):
+        text = "7@5.0:aspeed_i2c_bus_write bus[4]: To 0x14 of size 4: 0x2\n"
+        self.assertEqual(len(read(text).transfers), 1)
+
+
+class Plan(unittest.TestCase):
+    def test_a_seed_repeats_its_plan_and_a_longer_one_begins_the_same(self):
+        self.assertEqual(plan.make(7, 30), plan.make(7, 100)[:30])
+        self.assertNotEqual(plan.make(7, 30), plan.make(8, 30))
+
+    def test_ten_cycles_have_every_kind_of_event(self):
+        for seed in range(50):
+            cycles = plan.make(seed, 10)
+            self.assertEqual({c.post for c in cycles}, set(plan.POSTS))
+            self.assertEqual({c.ending for c in cycles}, set(plan.ENDINGS))
+            self.assertEqual(sum(c.trouble == "kill" for c in cycles), 4)
+            self.assertEqual(sum(c.trouble.startswith("bmc") for c in cycles), 1)
+
+    def test_a_hundred_cycles_restart_the_bmc_in_every_phase(self):
+        cycles = plan.make(1, 100)
+        self.assertEqual({c.phase for c in cycles if c.trouble.startswith("bmc")}, set(plan.PHASES))
+
+
+if __name__ == "__main__":
+    unittest.main()
