@@ -607,8 +607,13 @@ impl Machine {
         if !self.is_decided() {
             // The first value is rule 6's, an edge from one to another is rule 3's.
             if self.chassis.last() == Some(Chassis::Off) && before.is_none() {
-                self.power = Some(Chassis::Off);
-                self.suspicion = None;
+                // With `host_off_is_off` power may have been seen to come on before: then this is its edge all the same.
+                if self.on_edge_at.is_some() {
+                    self.follow_power(Cause::ChassisOff);
+                } else {
+                    self.power = Some(Chassis::Off);
+                    self.suspicion = None;
+                }
                 self.decide();
                 return;
             }

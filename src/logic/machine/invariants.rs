@@ -155,6 +155,8 @@ struct Before {
     complete_since: Option<Time>,
     steady_since: Option<Time>,
     power: Option<Chassis>,
+    /// Power was seen to come on.
+    on_edge: bool,
     decided: bool,
     locked: bool,
     waiting: usize,
@@ -258,6 +260,7 @@ impl Watcher {
             complete_since: self.complete_since,
             steady_since: self.steady_since,
             power: self.power,
+            on_edge: self.on_edge_at.is_some(),
             decided: self.decided,
             locked: self.locked,
             waiting: self.waiting.len(),
@@ -809,8 +812,8 @@ impl Watcher {
         let gone = host_off && !before.state.is_off_like() && !before.state.is_sleep();
         self.claim(I::Evidence, gone, state == AcpiState::S5G2, machine)?;
 
-        // Rule 3, and rule 8.
-        let says_off = off_edge && before.decided;
+        // Rule 3, and rule 8. A first value is rule 6's, but not of a power that was seen to come on (note 3).
+        let says_off = off_edge && (before.decided || before.on_edge);
         let rested = state.is_off_like() || state.is_sleep();
         self.claim(
             I::ChassisOff,

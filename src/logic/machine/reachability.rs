@@ -88,6 +88,8 @@ impl Machine {
                 Cause::PowerOn
             }
         };
+        // Before the decision a first chassis Off is an edge only after one.
+        (!self.is_decided() && self.on_edge_at.is_some()).hash(hasher);
         (start, self.chassis.last(), self.host.last(), self.post_bogus).hash(hasher);
         trusted.then_some(self.os.last()).hash(hasher);
         (self.power, self.was_off, self.firmware_seen, self.state, cause, self.has_reported).hash(hasher);
