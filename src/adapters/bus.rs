@@ -33,8 +33,10 @@ use crate::{
         boot_progress::BootProgress,
         callers::{Caller, Callers},
         cpu_power::CpuPower,
+        dimm_inventory::DimmInventory,
         dispatch::{Answer, Ask, Refusal, dispatch, wants_no_reply},
         event_log::EventLog,
+        fan_config::FanConfig,
         fans::{self, Fans},
         mapper::Mapper,
         objects::{Object as _, Request, Tree},
@@ -125,6 +127,8 @@ pub(crate) struct Bus {
     fans: Fans,
     boot_progress: BootProgress,
     cpu_power: CpuPower,
+    fan_config: FanConfig,
+    dimm_inventory: DimmInventory,
     event_log: EventLog,
     callers: Callers,
     own_uid: u32,
@@ -162,6 +166,8 @@ impl Bus {
             fans: Fans::new(hosts.iter().map(|host| &host.fans), held, left),
             boot_progress: BootProgress::new(host_ids.iter().copied()),
             cpu_power: CpuPower::new(hosts.iter().map(|host| host.cpu_power_sensor.as_deref())),
+            fan_config: FanConfig::new(tree.sensors.iter().map(|object| (object.path(), object.host()))),
+            dimm_inventory: DimmInventory::new(host_ids.iter().copied()),
             event_log: EventLog::new(events, host_ids.iter().copied()),
             host_ids,
             systemd: Systemd::new(targets, quiesce),
@@ -188,6 +194,8 @@ impl Bus {
         calls.extend(self.fans.start()?);
         calls.extend(self.boot_progress.start()?);
         calls.extend(self.cpu_power.start()?);
+        calls.extend(self.fan_config.start()?);
+        calls.extend(self.dimm_inventory.start()?);
         // The objects are there, so the name may be (contract 1.6). DoNotQueue without
         // AllowReplacement: a second owner must fail, whichever of us it is.
         let name = call_bus("RequestName", &(BUS_NAME, RequestNameFlags::DO_NOT_QUEUE))?;
@@ -262,6 +270,14 @@ impl Bus {
             let outcome = outcome?;
             return self.pass_on(outcome.calls, outcome.events).await;
         }
+        if let Some(outcome) = self.fan_config.returned(serial, reply) {
+            let outcome = outcome?;
+            return self.pass_on(outcome.calls, outcome.events).await;
+        }
+        if let Some(outcome) = self.dimm_inventory.returned(serial, reply) {
+            let outcome = outcome?;
+            return self.pass_on(outcome.calls, outcome.events).await;
+        }
         if let Some(call) = self.event_log.returned(serial, reply) {
             return self.pass_on(call?.into_iter().collect(), Vec::new()).await;
         }
@@ -311,6 +327,9 @@ impl Bus {
         self.pass_on(fans.calls, fans.events).await?;
         self.pass_on(progress.calls, progress.events).await?;
         self.pass_on(power.calls, power.events).await?;
+        let (config, dimms) = (self.fan_config.signalled(signal)?, self.dimm_inventory.signalled(signal)?);
+        self.pass_on(config.calls, config.events).await?;
+        self.pass_on(dimms.calls, dimms.events).await?;
         let questions = self.mapper.signalled(signal)?;
         if !questions.is_empty() {
             self.connection.send_all(&questions).await?;

@@ -291,7 +291,7 @@ impl Watched {
 }
 
 /// The rule that tells who owns a name.
-fn owner_changes(name: &str) -> String {
+pub(crate) fn owner_changes(name: &str) -> String {
     format!("type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged',arg0='{name}'")
 }
 

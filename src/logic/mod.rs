@@ -9,6 +9,7 @@
 //! - [`limit`]: how much may be written to flash.
 //! - [`history`]: the log of transitions.
 //! - [`chip`] and [`reading`]: which registers of a sensor to read, and what they mean.
+//! - [`pattern`]: the expressions with which fan control finds its sensors.
 //! - [`schedule`]: when each sensor of a bus is read.
 //! - [`sensor`] and [`sensors`]: what is published of one, and of all on their buses.
 
@@ -21,6 +22,7 @@ pub mod evidence;
 pub mod history;
 pub mod limit;
 pub mod machine;
+pub mod pattern;
 pub mod policy;
 pub mod reading;
 pub mod schedule;

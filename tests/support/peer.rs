@@ -4,7 +4,7 @@
 #![allow(unreachable_pub, dead_code, reason = "this file is included by several test programs")]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -44,6 +44,8 @@ struct State {
     calls: Vec<(String, Vec<String>)>,
     /// What the mapper knows: path to service.
     objects: BTreeMap<String, String>,
+    /// What it lists: path, service, interface.
+    listed: BTreeSet<Key>,
 }
 
 /// A service. It goes away when it is dropped.
@@ -89,9 +91,21 @@ impl Peer {
         peer
     }
 
+    /// Takes another name.
+    pub async fn own(&self, name: &str) {
+        let flags = RequestNameFlags::DO_NOT_QUEUE;
+        self.connection.request_name_with_flags(name, flags).await.expect("the name is free");
+    }
+
     pub fn knows(&self, objects: &[(&str, &str)]) {
         let objects = objects.iter().map(|(path, service)| ((*path).to_owned(), (*service).to_owned()));
         self.lock().objects.extend(objects);
+    }
+
+    /// As the mapper: lists these objects, path and service and interface, and no others.
+    pub fn lists<'a>(&self, objects: impl IntoIterator<Item = (&'a str, &'a str, &'a str)>) {
+        self.lock().listed =
+            objects.into_iter().map(|(path, service, interface)| key(path, service, interface)).collect();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -147,10 +161,27 @@ impl Peer {
 
     /// `InterfacesAdded` for this path.
     pub async fn announce(&self, path: &str) {
-        let interfaces: BTreeMap<&str, BTreeMap<&str, Variant<'_>>> = BTreeMap::new();
+        self.announce_with(path, &[]).await;
+    }
+
+    /// `InterfacesAdded` of these interfaces.
+    pub async fn announce_with(&self, path: &str, interfaces: &[&str]) {
+        let interfaces: BTreeMap<&str, BTreeMap<&str, Variant<'_>>> =
+            interfaces.iter().map(|interface| (*interface, BTreeMap::new())).collect();
         let body = (ObjectPath::try_from(path).expect("a path"), interfaces);
         let signal =
             Message::signal("/", "org.freedesktop.DBus.ObjectManager", "InterfacesAdded").build(&body);
+        self.connection.send(&signal.expect("a signal")).await.expect("the bus");
+    }
+}
+
+impl Peer {
+    /// `InterfacesRemoved`: the object is gone.
+    pub async fn remove(&self, path: &str, interface: &str) {
+        self.lock().values.retain(|key, _| key.0 != path);
+        let body = (ObjectPath::try_from(path).expect("a path"), vec![interface]);
+        let signal =
+            Message::signal("/", "org.freedesktop.DBus.ObjectManager", "InterfacesRemoved").build(&body);
         self.connection.send(&signal.expect("a signal")).await.expect("the bus");
     }
 }
@@ -236,6 +267,29 @@ fn answer(call: &Message, state: &mut State) -> Vec<Message> {
                 Some(value) => vec![reply(call, &**value)],
                 None => vec![error(call)],
             }
+        }
+        "GetSubTree" => {
+            let (root, _, interfaces): (&str, i32, Vec<&str>) =
+                body.deserialize().expect("GetSubTree's arguments");
+            let mut tree: BTreeMap<&str, BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
+            for (path, service, interface) in &state.listed {
+                if path.starts_with(root) && interfaces.contains(&interface.as_str()) {
+                    tree.entry(path).or_default().entry(service).or_default().push(interface);
+                }
+            }
+            state.calls.push((member, Vec::new()));
+            vec![reply(call, &tree)]
+        }
+        "GetAll" => {
+            let interface: &str = body.deserialize().expect("GetAll's argument");
+            let of = |key: &Key| key.0 == path && key.1 == interface;
+            let values: BTreeMap<&str, &Variant<'_>> = state
+                .values
+                .iter()
+                .filter(|(key, _)| of(key))
+                .map(|(key, value)| (key.2.as_str(), &**value))
+                .collect();
+            if values.is_empty() { vec![error(call)] } else { vec![reply(call, &values)] }
         }
         "Set" => {
             let (interface, property, value): (String, String, Variant<'_>) =
