@@ -101,3 +101,104 @@ fn present(_: &Place, properties: &Properties<'_>) -> Option<bool> {
         value => value.downcast_ref().ok(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::adapters::watched::doubles::{calls, changed, failed, owner, reply, serial};
+
+    const DIMM: &str = "xyz.openbmc_project.Inventory.Item.Dimm";
+    const ITEM: &str = "xyz.openbmc_project.Inventory.Item";
+    const ROOT: &str = "/xyz/openbmc_project/inventory/system";
+
+    /// Answers the list with these slots, and each of them.
+    fn running(hosts: &[u32], slots: &[(&str, &str, bool)]) -> (DimmInventory, Vec<(HostIndex, Event)>) {
+        let mut inventory = DimmInventory::new(hosts.iter().copied());
+        let begin = inventory.start().unwrap();
+        let events = list(&mut inventory, calls(&begin, "GetSubTree")[0], slots);
+        (inventory, events)
+    }
+
+    fn list(
+        inventory: &mut DimmInventory,
+        question: &Message,
+        slots: &[(&str, &str, bool)],
+    ) -> Vec<(HostIndex, Event)> {
+        let mut tree: BTreeMap<String, BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
+        for (service, path, _) in slots {
+            tree.entry(format!("{ROOT}/{path}")).or_default().insert(service, vec![ITEM, DIMM]);
+        }
+        let outcome = inventory.returned(serial(question), &reply(question, ":1.1", &tree)).unwrap().unwrap();
+        let mut events = outcome.events;
+        for get in calls(&outcome.calls, "GetAll") {
+            let header = get.header();
+            let path = header.path().unwrap().as_str();
+            let of = |(service, slot, _): &&(&str, &str, bool)| {
+                path.ends_with(slot) && header.destination().is_some_and(|to| to.as_str() == *service)
+            };
+            let (.., present) = slots.iter().find(of).unwrap();
+            let values: BTreeMap<&str, Variant<'_>> = [("Present", Variant::from(*present))].into();
+            events.extend(
+                inventory.returned(serial(get), &reply(get, ":1.5", &values)).unwrap().unwrap().events,
+            );
+        }
+        events
+    }
+
+    #[test]
+    fn of_one_host_all_slots_count_and_of_other_inventories_none() {
+        let slots = [
+            (SMBIOS, "chassis/motherboard/dimm0", true),
+            (SMBIOS, "chassis/motherboard/dimm1", false),
+            (SMBIOS, "board/Board/dimm2", true),
+            ("xyz.openbmc_project.Inventory.Manager", "chassis/motherboard/dimm0", true),
+        ];
+        assert_eq!(running(&[0], &slots).1, [(0, Event::DimmsPresent(Some(2)))]);
+        assert_eq!(running(&[4], &slots).1, [(0, Event::DimmsPresent(Some(2)))]);
+        assert_eq!(running(&[0], &[]).1, []);
+    }
+
+    #[test]
+    fn of_several_hosts_only_those_whose_path_says_so() {
+        let slots = [
+            (SMBIOS, "host1/dimm0", true),
+            (SMBIOS, "host1/dimm1", true),
+            (SMBIOS, "host12/dimm0", true),
+            (SMBIOS, "chassis/motherboard/dimm0", true),
+        ];
+        assert_eq!(running(&[0, 1], &slots).1, [(1, Event::DimmsPresent(Some(2)))]);
+    }
+
+    #[test]
+    fn what_is_not_known_of_every_slot_is_not_known() {
+        let slots = [(SMBIOS, "dimm0", true), (SMBIOS, "dimm1", true)];
+        let (mut inventory, events) = running(&[0], &slots);
+        assert_eq!(events, [(0, Event::DimmsPresent(Some(2)))]);
+        // A change is read, by its owner's word only.
+        let signal =
+            |sender| changed(sender, &format!("{ROOT}/dimm1"), ITEM, "Present", Variant::from(false));
+        assert!(inventory.signalled(&signal(":1.9")).unwrap().calls.is_empty());
+        let outcome = inventory.signalled(&signal(":1.5")).unwrap();
+        let get = calls(&outcome.calls, "GetAll")[0];
+        // While it is under way there is not another; afterwards there is.
+        assert!(inventory.signalled(&signal(":1.5")).unwrap().calls.is_empty());
+        let outcome = inventory.returned(serial(get), &failed(get)).unwrap().unwrap();
+        assert_eq!(outcome.events, [(0, Event::DimmsPresent(None))]);
+        let again = calls(&outcome.calls, "GetAll")[0];
+        let values: BTreeMap<&str, Variant<'_>> = [("Present", Variant::from(7_u32))].into();
+        let outcome = inventory.returned(serial(again), &reply(again, ":1.5", &values)).unwrap().unwrap();
+        assert_eq!((outcome.events, outcome.calls.len()), (Vec::new(), 0));
+    }
+
+    #[test]
+    fn a_service_that_restarts_is_listed_and_read_anew() {
+        let slots = [(SMBIOS, "dimm0", true)];
+        let (mut inventory, _) = running(&[0], &slots);
+        assert_eq!(inventory.signalled(&owner(SMBIOS, "")).unwrap().events, [(0, Event::DimmsPresent(None))]);
+        let outcome = inventory.signalled(&owner(SMBIOS, ":1.5")).unwrap();
+        let question = calls(&outcome.calls, "GetSubTree")[0];
+        assert_eq!(list(&mut inventory, question, &slots), [(0, Event::DimmsPresent(Some(1)))]);
+    }
+}
