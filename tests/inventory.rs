@@ -181,8 +181,9 @@ async fn peers_that_misbehave_hold_up_no_host() {
         let slot_path = format!("{SLOT}0");
         let manager = world.entity_manager(controller("DIMMs", PID, &["DIMM_TEMP_A1"])).await;
         let smbios = Peer::start(&world.address, &[SMBIOS], [(slot(0), Variant::Bool(true))]).await;
-        let peers = [&manager, &smbios];
-        peers.iter().for_each(|peer| peer.mind(manners));
+        for peer in [&manager, &smbios] {
+            peer.mind(manners);
+        }
         world.mapper.lists([(path.as_str(), ENTITY_MANAGER, PID), (slot_path.as_str(), SMBIOS, DIMM)]);
         manager.announce_with(&path, &[PID]).await;
         smbios.announce_with(&slot_path, &[DIMM]).await;

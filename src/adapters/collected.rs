@@ -30,6 +30,11 @@ const OBJECT_MANAGER: &str = "org.freedesktop.DBus.ObjectManager";
 /// The properties of one interface of one object.
 pub(crate) type Properties<'a> = BTreeMap<&'a str, Variant<'a>>;
 
+/// What is in it, if it is a variant of a variant.
+pub(crate) fn plain<'v, 'a>(value: &'v Variant<'a>) -> &'v Variant<'a> {
+    if let Variant::Variant(inner) = value { inner } else { value }
+}
+
 /// What the mapper answers: path, service, interfaces.
 type SubTree = BTreeMap<String, BTreeMap<String, Vec<String>>>;
 

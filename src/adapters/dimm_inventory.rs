@@ -11,10 +11,10 @@
 
 use std::num::NonZeroU32;
 
-use zbus::{Message, Variant};
+use zbus::Message;
 
 use crate::{
-    adapters::collected::{Collected, Gathered, Kind, Known, Place, Properties},
+    adapters::collected::{Collected, Gathered, Kind, Known, Place, Properties, plain},
     logic::machine::Event,
     shell::permits::HostIndex,
 };
@@ -96,15 +96,14 @@ fn count<'a>(slots: impl Iterator<Item = &'a Known<Option<bool>>>) -> Option<u16
 }
 
 fn present(_: &Place, properties: &Properties<'_>) -> Option<bool> {
-    match properties.get("Present")? {
-        Variant::Variant(inner) => inner.downcast_ref().ok(),
-        value => value.downcast_ref().ok(),
-    }
+    plain(properties.get("Present")?).downcast_ref().ok()
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+
+    use zbus::Variant;
 
     use super::*;
     use crate::adapters::watched::doubles::{calls, changed, failed, owner, reply, serial};

@@ -14,7 +14,7 @@ use std::{
 use zbus::{Message, Variant};
 
 use crate::{
-    adapters::collected::{Collected, Gathered, Kind, Known, Place, Properties},
+    adapters::collected::{Collected, Gathered, Kind, Known, Place, Properties, plain},
     logic::{machine::Event, pattern::Pattern},
     shell::permits::HostIndex,
 };
@@ -142,17 +142,11 @@ fn judge(sensors: &[Sensor], place: &Place, properties: &Properties<'_>) -> Host
 }
 
 fn bool(value: &Variant<'_>) -> Option<bool> {
-    match value {
-        Variant::Variant(inner) => bool(inner),
-        value => value.downcast_ref().ok(),
-    }
+    plain(value).downcast_ref().ok()
 }
 
 fn text<'a>(value: &'a Variant<'_>) -> Option<&'a str> {
-    match value {
-        Variant::Variant(inner) => text(inner),
-        value => value.downcast_ref().ok(),
-    }
+    plain(value).downcast_ref().ok()
 }
 
 /// How a configuration names sensors: pid-control looks for `/NAME$`, a regular expression, in their paths, with `_` for spaces.
@@ -181,10 +175,6 @@ impl Name {
 
 /// The names in this list; none if it is no list of strings.
 fn patterns(list: Option<&Variant<'_>>) -> Vec<Name> {
-    let inner = match list {
-        Some(Variant::Variant(inner)) => Some(&**inner),
-        other => other,
-    };
-    let Some(Variant::Array(names)) = inner else { return Vec::new() };
+    let Some(Variant::Array(names)) = list.map(plain) else { return Vec::new() };
     names.inner().iter().take(MOST_INPUTS).filter_map(|name| Name::of(text(name)?)).collect()
 }
