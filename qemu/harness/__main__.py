@@ -16,11 +16,12 @@ from conductor import Conductor
 from host import Host
 from machine import ACPI, ACPI_PATH, DIMM_BUSES, Asked, Broken, Machine
 
-USAGE_ERROR, BROKEN = 64, 70
+BROKEN = 70
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="./dev qemu", description="Power cycles an emulated AST2600 under the real daemon.")
+    about = "Power cycles the host of an emulated AST2600 under the real daemon."
+    parser = argparse.ArgumentParser(prog="./dev qemu", description=about)
     parser.add_argument("--cycles", type=int, default=10, help="default: 10")
     parser.add_argument("--seed", type=int, help="repeats the plan of an earlier run; default: a new one, which is printed")
     parser.add_argument("--ungated", action="store_true", help="an ungated poller in the daemon's place; the run must fail")
@@ -96,7 +97,8 @@ def main():
             say(report.line(result))
         conductor.restart()
         run.figures_at_end = conductor.measure()
-        run.journal = machine.run(f"journalctl --no-pager -o short-monotonic -u {conductor.service} | tail -n 400")[1]
+        journal = f"journalctl --no-pager -o short-monotonic -u {conductor.service}"
+        run.journal = machine.run(f"{journal} | tail -c 15000")[1]
     except (Broken, Asked, OSError) as error:
         run.broken = str(error)
         say(f"broken: {error}")
@@ -115,7 +117,8 @@ def main():
         return BROKEN
     if chosen.must_see is not None:
         seeing = len(run.bad) >= chosen.must_see
-        say(f"the judge saw {len(run.bad)} transfers in closed windows, {chosen.must_see} were asked for: {'good' if seeing else 'it is blind'}")
+        verdict = "good" if seeing else "it is blind"
+        say(f"the judge saw {len(run.bad)} of at least {chosen.must_see} transfers in closed windows: {verdict}")
         return 0 if seeing else 1
     return 0 if run.passed() else 1
 
@@ -134,15 +137,15 @@ def judge_cycle(run, result, host, trace, timing):
     result.allowed = [t for t in mine if t not in bad and t not in result.unknowing and t not in result.early]
     result.check(not bad, f"{len(bad)} transfers on the DIMM buses in closed windows")
     result.check(not result.early, f"{len(result.early)} transfers before settle was over")
-    if result.cycle.post != "hang" or result.cycle.ending in ("warm-reset", "power-cycle"):
-        result.check(
-            result.cycle.post == "hang" or len(result.allowed) > 0, "no transfer at all: the sensors were not read in S0"
-        )
+    if result.cycle.post != "hang":
+        result.check(len(result.allowed) > 0, "no transfer at all: the sensors were not read in S0")
 
 
 def judge_run(run, trace):
     """Once more over the whole run, from the notes alone: what no cycle claimed must not fall through."""
     trace.read()
+    if trace.device_starts > trace.starts:
+        run.broken = f"the judge misreads the trace: {trace.starts} STARTs, but devices saw {trace.device_starts}"
     run.transfers = trace.transfers
     run.windows = judge.closed_windows(run.facts, run.ended)
     run.bad, run.unknowing = judge.offences(run.windows, trace.transfers)

@@ -7,14 +7,17 @@ What the guest says of itself comes into it only where the guest is what is judg
 import re
 from dataclasses import dataclass
 
-# From a line's fall to the last transfer: the BMC's kernel, its power control and the bus come before the daemon, and the
-# emulation is slow. Transfers within are counted and shown, not judged. An answer over KCS has no such grace.
+# From a line's fall to the last transfer: the BMC's kernel, its power control and the bus come before the daemon, and
+# the emulation is slow. Transfers within are counted and shown, not judged. An answer over KCS has no such grace.
 NOTICE = 0.25
 # The daemon's answer came from the guest; by then the property has changed. Serial line and emulation, no more.
 SEEN = 1.5
 
-_COMMAND = re.compile(r"^\d+@(\d+\.\d+):aspeed_i2c_bus_write bus\[(\d+)\]: To 0x(\w+) of size \d+: 0x(\w+)")
-# I2CD00 (function control), I2CD14 (command) and I2CD20 (byte buffer) of the AST2600's old register mode, as Linux's i2c-aspeed drives it.
+_COMMAND = re.compile(
+    r"^\d+@(\d+\.\d+):aspeed_i2c_bus_write bus\[(\d+)\]: To 0x(\w+) of size \d+: 0x(\w+)"
+)
+# I2CD00 (function control), I2CD14 (command) and I2CD20 (byte buffer) of the AST2600's old register mode, as Linux's
+# i2c-aspeed drives it.
 FUNCTION, COMMAND, BUFFER = 0x00, 0x14, 0x20
 START, TX, RX, STOP = 0x01, 0x02, 0x08 | 0x10, 0x20
 
@@ -36,7 +39,8 @@ class Trace:
     def __init__(self, path, buses):
         self.path, self.buses = path, set(buses)
         self.transfers = []
-        self.raw_starts = 0  # What the devices' side of the model saw: a check on our reading.
+        # STARTs as the controllers were told, and as devices saw them: a check on our reading. No device, no second one.
+        self.starts = self.device_starts = 0
         self._buffer, self._running = {}, {}
         self._offset, self._rest = 0, ""
 
@@ -51,8 +55,8 @@ class Trace:
         return self
 
     def _line(self, line):
-        if ":i2c_event start" in line and "start_async" not in line:
-            self.raw_starts += 1
+        if ":i2c_event start" in line:
+            self.device_starts += 1
         match = _COMMAND.match(line)
         if not match:
             return
@@ -67,6 +71,7 @@ class Trace:
             self._buffer[bus] = value
         elif register == COMMAND:
             running = self._running.get(bus)
+            self.starts += value & START
             if value & START and running is None:
                 running = Transfer(bus, self._buffer.get(bus, 0) >> 1 & 0x7F, at, at, 0)
                 self._running[bus] = running
