@@ -25,7 +25,7 @@ use crate::{
     adapters::{
         acpi_object::AcpiObject,
         blacklist,
-        bus::{Bus, Failed},
+        bus::{Bus, Failed, Setup},
         i2c::{Buses, LinuxBuses},
         objects::Tree,
         sensor_objects::SensorObject,
@@ -192,17 +192,8 @@ impl Daemon {
             .collect();
         let sensors = wiring.settings().map(|(sensor, host)| SensorObject::new(host, sensor)).collect();
         let tree = Tree { acpi, sensors };
-        let bus = Bus::new(
-            connection,
-            supervisor,
-            tree,
-            &hosts,
-            settings.events,
-            held,
-            storage,
-            to_loop.clone(),
-            outputs,
-        );
+        let setup = Setup { hosts: &hosts, events: settings.events, held, storage };
+        let bus = Bus::new(connection, supervisor, tree, setup, to_loop.clone(), outputs);
         let lines = wiring.lines(Path::new(SYSFS));
         let mut poller = Poller::start(lines, &i2c, &permits, clock, &to_loop)
             .map_err(|error| Error::Start("bus threads", error))?;

@@ -6,6 +6,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::too_many_lines,
     reason = "a test that cannot go on says so and fails"
 )]
 
@@ -26,6 +27,7 @@ use rig::{NAME, PROPERTIES, Rig};
 use zbus::{Connection, Variant};
 
 const HOSTS: usize = 8;
+const IDS: [u32; HOSTS] = [0, 1, 2, 3, 4, 5, 6, 7];
 const TRANSITIONS: usize = 1000;
 const CONTROL: &str = "xyz.openbmc_project.State.FanCtrl";
 const SENSORS: &str = "xyz.openbmc_project.FanSensor";
@@ -152,13 +154,13 @@ async fn a_thousand_transitions_without_cross_talk() {
     }
     let rig = Rig::on(bus, 1, |settings: &mut Settings| {
         settings.buses.clear();
-        settings.hosts = (0..HOSTS as u32).map(Host::new).collect();
+        settings.hosts = IDS.map(Host::new).into();
         settings.buses.push(acpi_stated::config::Bus::new(3, vec![0]));
         for (host, of) in settings.hosts.iter_mut().enumerate() {
             of.fans.zones = vec![zone(host)];
             of.fans.pwm = vec![pwm(host)];
             // Each host's own speed.
-            of.fans.s2_pwm = 100 + host as u32;
+            of.fans.s2_pwm = 100 + IDS[host];
         }
     })
     .await;
@@ -215,8 +217,8 @@ async fn a_thousand_transitions_without_cross_talk() {
             let suffix = format!("@{host}.target");
             let last = async || {
                 let calls = systemd.calls();
-                let own = calls.iter().filter_map(|(_, strings)| strings.first());
-                own.filter(|name| name.ends_with(&suffix)).next_back() == Some(&unit)
+                let mut own = calls.iter().filter_map(|(_, strings)| strings.first());
+                own.rfind(|name| name.ends_with(&suffix)) == Some(&unit)
             };
             rig.until(&format!("the last unit of host{host} is {unit}"), last).await;
         }

@@ -106,7 +106,7 @@ fn a_name_that_the_policy_refuses_is_69_and_says_what_is_missing() {
     assert!(
         said.starts_with("ERROR the bus does not let uid ")
             && said.contains(NAME)
-            && said.contains("/usr/share/dbus-1/system.d"),
+            && said.contains("/etc/dbus-1/system.d"),
         "{said}"
     );
 }

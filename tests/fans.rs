@@ -129,7 +129,7 @@ async fn manual_comes_back_after_a_drop_a_reload_and_a_restart() {
     world.held_at("160").await;
 
     // A reload builds the zones anew; nobody says that Manual changed.
-    world.control().change_silently(manual(), Variant::Bool(false));
+    world.control().change_silently(manual(), &Variant::Bool(false));
     world.control().announce(ZONE).await;
     world.held_at("160").await;
 
@@ -138,7 +138,7 @@ async fn manual_comes_back_after_a_drop_a_reload_and_a_restart() {
     world.held_at("160").await;
 
     // A report of S2 again asserts all of it again.
-    world.sensors.change_silently(target(), Variant::U64(30));
+    world.sensors.change_silently(target(), &Variant::U64(30));
     world.rig.set("S2_D2").await;
     world.held_at("160").await;
 }

@@ -330,15 +330,10 @@ impl Bench {
                 Effect::DrainTimedOut => drop(seen.also.insert(2, "drain-timeout".into())),
                 Effect::Assert => drop(seen.also.insert(5, "assert".into())),
                 // With the answers that this step has brought before it: "answers" comes behind these in the column.
-                Effect::Quiesce(_) | Effect::MuxToHost(_) | Effect::MuxToBmc(_) | Effect::Unquiesce => {
-                    let word = match effect {
-                        Effect::Quiesce(_) => "quiesce",
-                        Effect::MuxToHost(_) => "mux to host",
-                        Effect::MuxToBmc(_) => "mux to bmc",
-                        _ => "unquiesce",
-                    };
-                    seen.handover.push(word.into());
-                }
+                Effect::Quiesce(_) => seen.handover.push("quiesce".into()),
+                Effect::MuxToHost(_) => seen.handover.push("mux to host".into()),
+                Effect::MuxToBmc(_) => seen.handover.push("mux to bmc".into()),
+                Effect::Unquiesce => seen.handover.push("unquiesce".into()),
                 Effect::Transitioned(entry) => transitions.push(entry),
                 Effect::Unit(order) => seen.units.push(unit(order)),
                 Effect::BootProgress(stage) => seen.progress.push(progress(stage).into()),

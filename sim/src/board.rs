@@ -170,6 +170,23 @@ impl Board {
         &self.fan_control
     }
 
+    /// Who tells what happens.
+    #[must_use]
+    pub fn timeline(&self) -> &Timeline {
+        &self.timeline
+    }
+
+    /// The host resets with its power on, and its firmware reports S2. Nothing more is done.
+    pub async fn reset_and_report(&mut self) -> Answer {
+        self.performed.warm_resets += 1;
+        self.report(Report::S2).await
+    }
+
+    /// Something is not as it should be.
+    pub fn fault(&mut self, what: &str) {
+        self.tally.faults.push(what.to_owned());
+    }
+
     /// The daemon's permits, for another bus thread.
     #[must_use]
     pub fn permits(&self) -> &Permits {

@@ -29,7 +29,7 @@ const LONGEST_HANG: Duration = Duration::from_secs(20);
 /// What kind of memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// With a JC42.4 sensor (TSE2004av).
+    /// With a JC42.4 sensor (`TSE2004av`).
     Ddr4,
     /// With an SPD5118 hub.
     Ddr5,
@@ -153,7 +153,7 @@ impl I2cBus for Bmc {
         let errno = |errno: rustix::io::Errno| io::Error::from(errno);
         let address = u32::from(address);
         let dimm = self.0.dimms().iter().find(|dimm| dimm.address == address);
-        let manner = dimm.map_or(Manner::Absent, |dimm| dimm.manner());
+        let manner = dimm.map_or(Manner::Absent, Dimm::manner);
         let length = if manner == Manner::Absent { TRANSFER / 4 } else { TRANSFER };
         let outcome = match dimm.filter(|_| manner == Manner::Hangs) {
             Some(dimm) => self.0.held(Master::Bmc, address, || {

@@ -33,6 +33,7 @@ pub mod setup;
 pub mod simbus;
 pub mod systemd;
 pub mod tally;
+pub mod temperatures;
 pub mod timeline;
 pub mod truth;
 

@@ -136,6 +136,7 @@ impl PidInputs {
     }
 
     /// Who was taken for failed, after which signal; forgets it.
+    #[must_use]
     pub fn take_failures(&self) -> Vec<(String, &'static str)> {
         std::mem::take(&mut lock(&self.shared).failures)
     }

@@ -33,6 +33,8 @@ pub enum Gate {
 const NEED: Need = Need::Gate(0);
 /// A transfer is followed by a rest of nine times its length.
 const REST: u32 = 9;
+/// No transfer of a bus that works takes longer.
+const LONGEST: Duration = Duration::from_millis(5);
 /// How often a closed gate is looked at.
 const WAIT: Duration = Duration::from_micros(500);
 
@@ -96,7 +98,8 @@ fn poll(bus: &SimBus, permits: &BusPermits, gate: Gate, shared: &Shared) {
         bus.transfer(Master::Bmc, device);
         let taken = start.elapsed();
         drop(permit);
-        thread::sleep(taken * REST);
+        // A bus that hung is no reason to stay away from it for ever.
+        thread::sleep(taken.min(LONGEST) * REST);
     }
 }
 

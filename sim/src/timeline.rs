@@ -35,6 +35,8 @@ pub enum Who {
     Daemon,
     /// systemd.
     Systemd,
+    /// The DIMMs' sensors, as fan control sees them.
+    Sensors,
     /// Somebody else.
     Other,
 }
@@ -46,6 +48,7 @@ impl Who {
             Self::Host => "host",
             Self::Daemon => "acpi",
             Self::Systemd => "unit",
+            Self::Sensors => "temp",
             Self::Other => "other",
         }
     }

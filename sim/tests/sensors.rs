@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use acpi_sim::{
     board::Board,
-    dimm::Manner,
+    dimm::{Dimm, Manner},
     host::{Firmware, Report},
     ipmid::cc,
     pid_inputs::Input,
@@ -106,7 +106,7 @@ fn in_post_nothing_is_read_and_nothing_is_shown() {
         let board = working().await;
         let answer = board.host().report(Report::S2).await;
         assert_eq!(answer.code, cc::OK);
-        let count = || board.buses().iter().flat_map(|bus| bus.dimms()).map(|dimm| dimm.reads()).sum::<u64>();
+        let count = || board.buses().iter().flat_map(|bus| bus.dimms()).map(Dimm::reads).sum::<u64>();
         let before = count();
         for name in ALL {
             assert!(board.fan_control().wait(name, SOON, is_gone).await, "{name}");

@@ -144,7 +144,7 @@ impl BootProgress {
             Awaited::Stamp(host, before) if good => {
                 let body = reply.body();
                 let now = body.deserialize::<Variant<'_>>().ok();
-                let stamped = stamp(now.as_ref().and_then(Plain::of).as_ref());
+                let stamped = stamp(now.as_ref().map(Plain::of).as_ref());
                 let item = self.hosts.get(host).map_or(0, |host| host.last_update);
                 if stamped.is_some()
                     && stamped == before
@@ -264,9 +264,9 @@ mod tests {
         let body = call.body();
         let (_, property, value): (&str, &str, Variant<'_>) = body.deserialize().unwrap();
         let text = match Plain::of(&value) {
-            Some(Plain::Text(text)) => text.strip_prefix(STAGES).unwrap().to_owned(),
-            Some(Plain::Unsigned(number)) => number.to_string(),
-            other => panic!("{other:?}"),
+            Plain::Text(text) => text.strip_prefix(STAGES).unwrap().to_owned(),
+            Plain::Unsigned(number) => number.to_string(),
+            other @ (Plain::Bool(_) | Plain::Double(_) | Plain::Other) => panic!("{other:?}"),
         };
         (property.to_owned(), text)
     }

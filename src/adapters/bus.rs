@@ -72,7 +72,7 @@ pub enum Failed {
     NameTaken(String),
     /// The bus's policy lets somebody else own it, or nobody.
     #[error(
-        "the bus does not let uid {uid} own {BUS_NAME} ({0}); its policy file belongs in /usr/share/dbus-1/system.d, \
+        "the bus does not let uid {uid} own {BUS_NAME} ({0}); its policy file belongs in /etc/dbus-1/system.d, \
          and the daemon runs as root",
         uid = rustix::process::geteuid().as_raw()
     )]
@@ -98,6 +98,17 @@ where
     B: zbus::export::serde::Serialize + zbus::DynamicType,
 {
     Message::method_call(BUS_PATH, member).destination(BUS).interface(BUS).build(body)
+}
+
+/// What the bus task is told at the start.
+pub(crate) struct Setup<'a> {
+    /// The hosts, in the order of the configuration.
+    pub(crate) hosts: &'a [Host],
+    /// Where events go besides the journal.
+    pub(crate) events: Events,
+    /// Where the held fan zones are written down, and which a process before this one left.
+    pub(crate) held: (Held, Vec<String>),
+    pub(crate) storage: Option<Storage>,
 }
 
 /// Our end of the bus.
@@ -135,13 +146,11 @@ impl Bus {
         connection: Connection,
         supervisor: Supervisor,
         tree: Tree,
-        hosts: &[Host],
-        events: Events,
-        (held, left): (Held, Vec<String>),
-        storage: Option<Storage>,
+        setup: Setup<'_>,
         inputs: UnboundedSender<Input>,
         outputs: UnboundedReceiver<Output>,
     ) -> Self {
+        let Setup { hosts, events, held: (held, left), storage } = setup;
         let host_ids: Vec<u32> = hosts.iter().map(|host| host.id).collect();
         let targets = hosts.iter().map(|host| host.targets.clone()).collect();
         let quiesce = hosts.iter().map(|host| host.quiesce.clone()).collect();
@@ -239,8 +248,7 @@ impl Bus {
             return Ok(());
         }
         if let Some(quiet) = self.systemd.quiesce_returned(serial, reply) {
-            quiet.into_iter().for_each(|(host, event)| self.input(Input::Event(host, event)));
-            return Ok(());
+            return self.pass_on(Vec::new(), quiet).await;
         }
         if let Some(outcome) = self.fans.returned(serial, reply) {
             let outcome = outcome?;
@@ -485,7 +493,8 @@ impl Bus {
                 self.take_fans(outcome, out);
             }
             Output::Diagnosis { host, diagnosis, raised } => match raised {
-                Some((boot, evidence)) => {
+                Some(raised) => {
+                    let (boot, evidence) = *raised;
                     out.extend(self.event_log.raised(host, diagnosis, boot, &evidence)?);
                 }
                 None => out.extend(self.event_log.cleared(host, diagnosis)?),

@@ -286,15 +286,12 @@ impl Fans {
 
     fn set_target(&mut self, pwm: usize, outcome: &mut Outcome) -> zbus::Result<()> {
         let Some(target) = self.target(pwm) else { return Ok(()) };
-        match self.watched.set(pwm, Variant::U64(target))? {
-            Some(call) => {
-                self.awaited.insert(call.primary_header().serial_num(), Awaited::Target(pwm));
-                outcome.calls.push(call);
-            }
-            None => {
-                let path = self.watched.path(pwm).to_owned();
-                self.note(path.clone(), || tracing::info!("nobody has {path}; it is not set"));
-            }
+        if let Some(call) = self.watched.set(pwm, Variant::U64(target))? {
+            self.awaited.insert(call.primary_header().serial_num(), Awaited::Target(pwm));
+            outcome.calls.push(call);
+        } else {
+            let path = self.watched.path(pwm).to_owned();
+            self.note(path.clone(), || tracing::info!("nobody has {path}; it is not set"));
         }
         Ok(())
     }

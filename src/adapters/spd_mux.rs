@@ -2,7 +2,7 @@
 //! The mux that gives an SPD bus to the host or to the BMC, at a GPIO line (design 3.3).
 //!
 //! Owns: the line, on a thread of its own for each mux: the line may be at an expander on a bus that hangs, and neither the loop
-//! nor another host's mux may wait for that. A line of the SoC is switched in microseconds. Must never: decide whose the bus is.
+//! nor another host's mux may wait for that. A line of the chip itself is switched in microseconds. Must never: decide whose the bus is.
 //! When nobody is left to give orders, the host gets the bus.
 
 use std::{

@@ -93,12 +93,12 @@ impl Systemd {
         Ok(calls)
     }
 
-    /// What became of a unit to quiesce; `None` if it is none of these.
+    /// What became of a unit to quiesce, and whether that was the last; `None` if it is none of these.
     pub(crate) fn quiesce_returned(
         &mut self,
         serial: NonZeroU32,
         reply: &Message,
-    ) -> Option<Option<(HostIndex, Event)>> {
+    ) -> Option<Vec<(HostIndex, Event)>> {
         let host = self.quiesce.iter().position(|of| of.calls.contains(&serial))?;
         let of = self.quiesce.get_mut(host)?;
         of.calls.remove(&serial);
@@ -110,7 +110,8 @@ impl Systemd {
         } else if let Ok(job) = reply.body().deserialize::<ObjectPath<'_>>() {
             of.jobs.insert(job.as_str().to_owned());
         }
-        Some(of.is_done().then_some((host, Event::Quiesced { epoch: of.epoch })))
+        let quiet = of.is_done().then_some((host, Event::Quiesced { epoch: of.epoch }));
+        Some(quiet.into_iter().collect())
     }
 
     /// A job has ended: perhaps the last one that a barrier waits for.
@@ -249,7 +250,7 @@ mod tests {
         assert_eq!(calls.len(), 2);
         for (call, job) in calls.iter().zip(["/job/1", "/job/2"]) {
             let job = ObjectPath::try_from(job).unwrap();
-            assert_eq!(systemd.quiesce_returned(serial(call), &reply(call, ":1.0", &job)), Some(None));
+            assert_eq!(systemd.quiesce_returned(serial(call), &reply(call, ":1.0", &job)), Some(Vec::new()));
         }
         assert_eq!(systemd.quiesce_signalled(&removed("/job/2")), None);
         assert_eq!(systemd.quiesce_signalled(&removed("/job/9")), None);
@@ -264,8 +265,8 @@ mod tests {
         let old = systemd.quiesce(1, Epoch(5)).unwrap();
         let calls = systemd.quiesce(1, Epoch(6)).unwrap();
         assert_eq!(systemd.quiesce_returned(serial(&old[0]), &failed(&old[0])), None);
-        assert_eq!(systemd.quiesce_returned(serial(&calls[0]), &failed(&calls[0])), Some(None));
-        let quiet = Some(Some((1, Event::Quiesced { epoch: Epoch(6) })));
+        assert_eq!(systemd.quiesce_returned(serial(&calls[0]), &failed(&calls[0])), Some(Vec::new()));
+        let quiet = Some(vec![(1, Event::Quiesced { epoch: Epoch(6) })]);
         assert_eq!(systemd.quiesce_returned(serial(&calls[1]), &failed(&calls[1])), quiet);
     }
 }

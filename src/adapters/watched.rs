@@ -30,15 +30,16 @@ pub(crate) enum Plain {
 }
 
 impl Plain {
-    pub(crate) fn of(value: &Variant<'_>) -> Option<Self> {
-        match value {
-            Variant::Variant(inner) => Self::of(inner),
-            Variant::Bool(value) => Some(Self::Bool(*value)),
-            Variant::U64(value) => Some(Self::Unsigned(*value)),
-            Variant::F64(value) => Some(Self::Double(*value)),
-            Variant::Str(value) => Some(Self::Text(value.as_str().to_owned())),
-            _ => Some(Self::Other),
+    pub(crate) fn of(value: &Variant<'_>) -> Self {
+        if let Variant::Variant(inner) = value {
+            return Self::of(inner);
         }
+        let bool = value.downcast_ref().map(Self::Bool);
+        let unsigned = || value.downcast_ref().map(Self::Unsigned);
+        let double = || value.downcast_ref().map(Self::Double);
+        let text = || value.downcast_ref::<&str>().map(|text| Self::Text(text.to_owned()));
+        let known = bool.or_else(|_| unsigned()).or_else(|_| double()).or_else(|_| text());
+        known.unwrap_or(Self::Other)
     }
 }
 
@@ -210,7 +211,7 @@ impl Watched {
         if good {
             item.owner = reply.header().sender().map(|sender| sender.as_str().to_owned());
         }
-        item.value = value.as_ref().and_then(Plain::of);
+        item.value = value.as_ref().map(Plain::of);
         told.news.push((index, item.value.clone()));
         told
     }
@@ -252,7 +253,7 @@ impl Watched {
                         continue;
                     }
                     if let Some(value) = changed.get(item.property) {
-                        item.value = Plain::of(value);
+                        item.value = Some(Plain::of(value));
                         told.news.push((index, item.value.clone()));
                     } else if invalidated.contains(&item.property) {
                         told.calls.extend(self.read(index)?);

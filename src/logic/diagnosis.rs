@@ -207,8 +207,8 @@ pub struct Evidence(Vec<(&'static str, String)>);
 
 impl Evidence {
     /// Adds one, in `UPPER_CASE` as the journal wants it.
-    pub(super) fn with(mut self, name: &'static str, value: impl ToString) -> Self {
-        self.0.push((name, value.to_string()));
+    pub(super) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.0.push((name, value.into()));
         self
     }
 
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn evidence_reads_as_one_line() {
-        let evidence = Evidence::default().with("ACPI_STATE", "S2_D2").with("SECONDS", 1800);
+        let evidence = Evidence::default().with("ACPI_STATE", "S2_D2").with("SECONDS", "1800");
         assert_eq!(evidence.text(), "ACPI_STATE=S2_D2, SECONDS=1800");
     }
 }

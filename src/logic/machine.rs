@@ -1102,6 +1102,12 @@ impl Machine {
         self.settings.id
     }
 
+    /// There are fan zones to be held for it.
+    #[must_use]
+    pub fn has_zones(&self) -> bool {
+        !self.settings.fans.zones.is_empty()
+    }
+
     /// The ACPI state as it is decided now; during a barrier it is ahead of what Get returns.
     #[must_use]
     pub fn state(&self) -> AcpiState {

@@ -268,7 +268,7 @@ impl Machine {
     /// and the numbers that this diagnosis goes by.
     #[must_use]
     pub fn evidence(&self, diagnosis: Diagnosis) -> Evidence {
-        let seconds = |since: Time| self.now.since(since).as_secs();
+        let seconds = |since: Time| self.now.since(since).as_secs().to_string();
         let evidence = Evidence::default()
             .with("ACPI_STATE", self.state.name())
             .with("ACPI_CAUSE", self.cause.name())
@@ -288,13 +288,13 @@ impl Machine {
                 let reasons: Vec<_> = self.gate_reasons().iter().map(|reason| reason.name()).collect();
                 evidence.with("GATE_REASONS", reasons.join("+"))
             }
-            Diagnosis::BootLoop => evidence.with("RESETS", self.resets),
+            Diagnosis::BootLoop => evidence.with("RESETS", self.resets.to_string()),
             Diagnosis::StaleReport => evidence.with("SECONDS_OFF", seconds(self.power_since)),
             Diagnosis::MissingDimm => {
                 let good = self.good_dimms.unwrap_or_default();
                 evidence
                     .with("DIMMS_ANSWERING", count(self.answering.map(|(answering, _)| answering)))
-                    .with("DIMMS_ANSWERING_GOOD", good.answering)
+                    .with("DIMMS_ANSWERING_GOOD", good.answering.to_string())
                     .with("DIMMS_PRESENT", count(self.present))
                     .with("DIMMS_PRESENT_GOOD", count(good.present))
                     .with(

@@ -284,7 +284,7 @@ mod tests {
         assert!(!sensors.dimms_known(0), "the other may still answer");
         sensors.read(at(13), 1, 0, degrees(30.0));
         assert!(sensors.dimms_known(0));
-        assert_eq!(sensors.dimms_answering(0), 1);
+        assert_eq!(sensors.dimms_answering(0), (1, false));
     }
 
     #[test]

@@ -96,7 +96,7 @@ pub(crate) enum Output {
         /// Which.
         diagnosis: Diagnosis,
         /// `None`: it is over.
-        raised: Option<(u32, Evidence)>,
+        raised: Option<Box<(u32, Evidence)>>,
     },
     /// What is to be stored of it now.
     Store(HostIndex, Stored),
@@ -302,7 +302,7 @@ impl EventLoop {
                 && self
                     .answering
                     .get_mut(host)
-                    .is_some_and(|last| std::mem::replace(last, Some((epoch, count))) != Some((epoch, count)))
+                    .is_some_and(|last| last.replace((epoch, count)) != Some((epoch, count)))
             {
                 let (answering, required_silent) = count;
                 self.step(host, Event::Dimms { epoch, answering, required_silent });
@@ -425,7 +425,8 @@ impl EventLoop {
     /// Hands off what the fans do, where it changed; behind the answers, if any wait.
     fn order_fans(&mut self) {
         for (host, (machine, last)) in self.machines.iter().zip(&mut self.fans).enumerate() {
-            if machine.is_draining() || !machine.is_decided() || self.stop_at.is_some() {
+            let ready = machine.is_decided() && machine.has_zones() && self.stop_at.is_none();
+            if machine.is_draining() || !ready {
                 continue;
             }
             let fans = machine.fans();
@@ -455,7 +456,7 @@ impl EventLoop {
             let view = view(machine, &self.wall);
             if view != *last {
                 for (diagnosis, raised) in report(machine, &last.diagnoses, &view.diagnoses) {
-                    let output = Output::Diagnosis { host, diagnosis, raised };
+                    let output = Output::Diagnosis { host, diagnosis, raised: raised.map(Box::new) };
                     self.outputs.send(output).unwrap_or_default();
                 }
                 last.clone_from(&view);

@@ -57,7 +57,7 @@ pub fn key(path: &str, interface: &str, property: &str) -> Key {
     (path.to_owned(), interface.to_owned(), property.to_owned())
 }
 
-fn owned(value: Variant<'_>) -> OwnedVariant {
+fn owned(value: &Variant<'_>) -> OwnedVariant {
     value.try_to_owned().expect("a value without file descriptors")
 }
 
@@ -69,7 +69,7 @@ impl Peer {
         values: impl IntoIterator<Item = (Key, Variant<'static>)>,
     ) -> Self {
         let connection = Builder::address(address).build().await.expect("the private bus");
-        let values = values.into_iter().map(|(key, value)| (key, owned(value))).collect();
+        let values = values.into_iter().map(|(key, value)| (key, owned(&value))).collect();
         let state = Arc::new(Mutex::new(State { values, ..State::default() }));
         let stream = MessageStream::from(&connection);
         let task = tokio::spawn(serve(stream, connection.clone(), Arc::clone(&state)));
@@ -127,12 +127,12 @@ impl Peer {
     /// It changes by itself, with a signal.
     pub async fn change(&self, key: Key, value: Variant<'static>) {
         let signal = changed(&key, &value);
-        self.lock().values.insert(key, owned(value));
+        self.lock().values.insert(key, owned(&value));
         self.connection.send(&signal).await.expect("the bus");
     }
 
     /// It changes, and nobody is told.
-    pub fn change_silently(&self, key: Key, value: Variant<'static>) {
+    pub fn change_silently(&self, key: Key, value: &Variant<'static>) {
         self.lock().values.insert(key, owned(value));
     }
 
@@ -160,14 +160,15 @@ fn changed((path, interface, property): &Key, value: &Variant<'_>) -> Message {
 }
 
 fn text(value: &Variant<'_>) -> String {
-    match value {
-        Variant::Variant(inner) => text(inner),
-        Variant::Bool(value) => value.to_string(),
-        Variant::U64(value) => value.to_string(),
-        Variant::F64(value) => value.to_string(),
-        Variant::Str(value) => value.as_str().rsplit('.').next().unwrap_or_default().to_owned(),
-        other => format!("{other:?}"),
+    if let Variant::Variant(inner) = value {
+        return text(inner);
     }
+    let text =
+        value.downcast_ref::<&str>().map(|text| text.rsplit('.').next().unwrap_or_default().to_owned());
+    let bool = || value.downcast_ref::<bool>().map(|value| value.to_string());
+    let unsigned = || value.downcast_ref::<u64>().map(|value| value.to_string());
+    let known = text.or_else(|_| bool()).or_else(|_| unsigned());
+    known.unwrap_or_else(|_| format!("{value:?}"))
 }
 
 async fn next(stream: &mut MessageStream) -> Option<Message> {
@@ -240,7 +241,7 @@ fn answer(call: &Message, state: &mut State) -> Vec<Message> {
                 if text(before) != text(&value) {
                     messages.push(changed(&key, &value));
                 }
-                state.values.insert(key, owned(value));
+                state.values.insert(key, owned(&value));
             }
             messages.push(reply(call, &()));
             messages

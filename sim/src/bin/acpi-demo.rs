@@ -13,6 +13,7 @@ use acpi_sim::{
     poller::Gate,
     setup::{DIMMS_INSTALLED, Setup, Way},
     tally::Tally,
+    temperatures,
     timeline::{Detail, print},
     truth::REACTION,
 };
@@ -139,6 +140,10 @@ async fn demo(options: &Options) -> Result<bool> {
     let mut tally = Tally::default();
     for part in parts {
         tally.add(perform(part).await?);
+    }
+    if show && options.gate == Gate::Heeded {
+        print(&format!("\n== DIMM temperatures\n   {} times faster than life", temperatures::SPEED));
+        tally.add(temperatures::show(detail).await?);
     }
     print(&format!("\nTally, after {:.0} s", start.elapsed().as_secs_f64()));
     print(&tally.text(options.gate, DIMMS_INSTALLED));

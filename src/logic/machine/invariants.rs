@@ -311,6 +311,7 @@ impl Watcher {
         self.power == Some(Chassis::Off) || (self.power.is_none() && self.decided && state.is_off_like())
     }
 
+    #[allow(clippy::too_many_lines, reason = "every event by name")]
     /// Takes the event down; says whether rule 5 or `host_off` ended a suspicion in this step.
     fn record(&mut self, machine: &Machine, before: &Before, event: Event) -> Option<Suspected> {
         let now = self.now;
@@ -576,15 +577,11 @@ impl Watcher {
             self.owed = self.owed.or(Some(now));
         }
         let os_changed = os_before.is_some() && self.post().is_some() && self.os != os_before;
-        let heard = match event {
-            Event::Set { .. } => {
-                self.last_set = Some(now);
-                true
-            }
-            Event::SetDevice { .. } | Event::BootProgressByOthers | Event::SignOfLife => true,
-            Event::Os(_) => os_changed,
-            _ => false,
-        };
+        if matches!(event, Event::Set { .. }) {
+            self.last_set = Some(now);
+        }
+        let said = matches!(event, Event::Set { .. } | Event::SetDevice { .. } | Event::BootProgressByOthers);
+        let heard = said || event == Event::SignOfLife || (os_changed && matches!(event, Event::Os(_)));
         if heard || state.is_working() {
             self.owed = None;
         }

@@ -147,7 +147,6 @@ fn settings() -> impl Strategy<Value = config::Host> {
         hold_after: Duration::from_secs(7),
         max_resets: 2,
         silent_after: Duration::from_secs(3),
-        ..config::Timing::default()
     };
     let timing = prop_oneof![4 => Just(config::Timing::default()), 1 => Just(odd)];
     (any::<[bool; 7]>(), timing).prop_map(|([trusted, s0, s2, off, has_dimms, mux, units], timing)| {

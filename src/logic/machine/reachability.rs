@@ -180,7 +180,7 @@ fn events(machine: &Machine, id: SetId, depth: Depth) -> Vec<Event> {
     match depth {
         Depth::Rules | Depth::Everything => {}
         Depth::Handover => {
-            events.extend([Event::Quiesced { epoch }, Event::MuxAtHost { epoch }, Event::MuxAtBmc { epoch }])
+            events.extend([Event::Quiesced { epoch }, Event::MuxAtHost { epoch }, Event::MuxAtBmc { epoch }]);
         }
         Depth::Diagnoses => events.extend([
             Event::SignOfLife,
