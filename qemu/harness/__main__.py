@@ -93,7 +93,7 @@ def main():
                 result.check(False, f"the guest does not answer: {error}")
                 result.ended = time.time()
             run.results.append(result)
-            judge_cycle(run, result, host, trace, timing)
+            judge_cycle(run, result, host, trace, timing, machine.signals)
             say(report.line(result))
         conductor.restart()
         run.figures_at_end = conductor.measure()
@@ -123,19 +123,26 @@ def main():
     return 0 if run.passed() else 1
 
 
-def judge_cycle(run, result, host, trace, timing):
+def judge_cycle(run, result, host, trace, timing, signals):
     time.sleep(0.1)  # The last lines of the trace are on their way.
     trace.read()
     # The cycle's own part of the run: from the end of the one before.
     begin = run.results[-2].ended if len(run.results) > 1 else run.begun
     mine = [t for t in trace.transfers if begin <= t.begun < result.ended]
-    result.windows = judge.closed_windows(host.facts, result.ended)
+    offs = judge.heard_off(signals)
+    result.windows = judge.closed_windows(host.facts, result.ended, offs)
     bad, result.unknowing = judge.offences(result.windows, mine)
     # `settle` is the daemon's promise; the poller never made it.
     result.early = judge.too_early(host.facts, mine, timing["settle"]) if run.gated else []
     result.bad = bad
     result.allowed = [t for t in mine if t not in bad and t not in result.unknowing and t not in result.early]
-    result.check(not bad, f"{len(bad)} transfers on the DIMM buses in closed windows")
+    where = judge.described(result.windows, bad)
+    result.check(not bad, f"{len(bad)} transfers on the DIMM buses in closed windows: {where}")
+    for at, what, _ in host.facts:
+        if what in ("power-lost", "post-complete-falls") and result.begun <= at:
+            said = next((off for off in offs if off >= at), None)
+            if said is not None:
+                result.delays.append(("line to power control's signal", said - at))
     result.check(not result.early, f"{len(result.early)} transfers before settle was over")
     if result.cycle.post != "hang":
         result.check(len(result.allowed) > 0, "no transfer at all: the sensors were not read in S0")
@@ -147,7 +154,7 @@ def judge_run(run, trace):
     if trace.device_starts > trace.starts:
         run.broken = f"the judge misreads the trace: {trace.starts} STARTs, but devices saw {trace.device_starts}"
     run.transfers = trace.transfers
-    run.windows = judge.closed_windows(run.facts, run.ended)
+    run.windows = judge.closed_windows(run.facts, run.ended, judge.heard_off(run.signals))
     run.bad, run.unknowing = judge.offences(run.windows, trace.transfers)
 
 

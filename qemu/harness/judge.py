@@ -10,6 +10,9 @@ from dataclasses import dataclass
 # From a line's fall to the last transfer: the BMC's kernel, its power control and the bus come before the daemon, and
 # the emulation is slow. Transfers within are counted and shown, not judged. An answer over KCS has no such grace.
 NOTICE = 0.25
+# An emulation that gets no CPU takes longer; then it counts from when power control was heard to say so, plus HEARD, but
+# never later than this.
+LONGEST_NOTICE, HEARD = 2.0, 0.1
 # The daemon's answer came from the guest; by then the property has changed. Serial line and emulation, no more.
 SEEN = 1.5
 
@@ -98,8 +101,26 @@ class Window:
     why: str
 
 
-def closed_windows(facts, until):
-    """From the host's notes. It begins closed: the host is off."""
+def heard_off(signals):
+    """When power control said that the host is off, as heard outside."""
+    state = "xyz.openbmc_project.State."
+    return [
+        at
+        for at, _, member, args in signals
+        if member == "PropertiesChanged"
+        and args[0] in (state + "Host", state + "Chassis")
+        and any(str(value).endswith("State.Off") for value in args[1].values())
+    ]
+
+
+def notice(fell, offs):
+    """How long after a line's fall the BMC may not know it."""
+    said = next((at for at in offs if at >= fell), fell)
+    return min(max(NOTICE, said - fell + HEARD), LONGEST_NOTICE) if said - fell < 60 else NOTICE
+
+
+def closed_windows(facts, until, offs=()):
+    """From the host's notes. It begins closed: the host is off. `offs`: see heard_off."""
     windows, current = [], None
 
     def close(at, sure, why):
@@ -113,7 +134,7 @@ def closed_windows(facts, until):
         if what == "begin":
             close(at, at, "off")
         elif what in ("power-lost", "post-complete-falls"):
-            close(at, at + NOTICE, what)
+            close(at, at + notice(at, offs), what)
         elif what == "answered" and detail[0] in ("S2", "S5") and detail[1] == 0:
             close(at, at, f"{detail[0]} answered")
         elif what == "s0-sent" and current is not None:
@@ -137,6 +158,19 @@ def offences(windows, transfers):
                 unknowing.append(transfer)
                 break
     return bad, unknowing
+
+
+def described(windows, bad):
+    """Where in their windows: which ones, and how long after their beginning."""
+    found = {}
+    for transfer in bad:
+        for window in windows:
+            if transfer.ended >= window.sure and transfer.begun < window.end:
+                found.setdefault(window.why, []).append(transfer.begun - window.begin)
+                break
+    return "; ".join(
+        f"{len(times)} after {why} ({min(times):.2f} to {max(times):.2f} s)" for why, times in sorted(found.items())
+    )
 
 
 def too_early(facts, transfers, settle):

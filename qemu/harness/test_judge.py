@@ -63,6 +63,18 @@ class Judge(unittest.TestCase):
         facts.append((110.1, "answered", ("S2", 0, 0.02)))
         self.assertEqual(judge.closed_windows(facts, 120.0)[1].sure, 110.1)
 
+    def test_a_slow_emulation_has_until_its_power_control_was_heard_but_not_for_ever(self):
+        facts = BOOT[:4] + [(110.0, "power-lost", None)]
+        off = ["xyz.openbmc_project.State.Host", {"CurrentHostState": "xyz.openbmc_project.State.Host.HostState.Off"}, []]
+
+        def sure(at):
+            offs = judge.heard_off([(90.0, "", "PropertiesChanged", off), (at, "", "PropertiesChanged", off)])
+            return judge.closed_windows(facts, 120.0, offs)[1].sure
+
+        self.assertAlmostEqual(sure(110.02), 110.0 + judge.NOTICE)
+        self.assertAlmostEqual(sure(110.8), 110.8 + judge.HEARD)
+        self.assertAlmostEqual(sure(119.0), 110.0 + judge.LONGEST_NOTICE)
+
     def test_a_refused_report_closes_nothing(self):
         facts = BOOT[:4] + [(110.0, "answered", ("S5", 0xFF, 0.02))]
         self.assertEqual(len(judge.closed_windows(facts, 120.0)), 1)
@@ -76,6 +88,10 @@ class Judge(unittest.TestCase):
             return len(bad), len(unknowing)
 
         self.assertEqual(found(103.0), (1, 0))
+        self.assertEqual(
+            judge.described(windows, read(recorded(103.0, 118.0)).transfers),
+            "1 after off (3.00 to 3.00 s); 1 after power-lost (8.00 to 8.00 s)",
+        )
         self.assertEqual(found(104.999), (1, 0))
         self.assertEqual(found(105.1), (0, 0))
         self.assertEqual(found(109.99999 - 0.001), (0, 0))
