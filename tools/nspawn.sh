@@ -361,6 +361,7 @@ bare_machine() {
         grep -q '^host0 Unknown' <(show StatusText $service)
     check "systemd-analyze verify is silent" silent in_machine systemd-analyze verify --man=no $service \
         acpi-power-state.service host-s{0,2,5}-state.target host-s{0,2,5}-state@0.target
+    check "it says that fru-device may scan a guarded bus" grep -q UnguardedBus <(show StatusText $service)
     check "what answers IPMI starts when the object is there" active phosphor-ipmi-host.service
     check "so does what is ordered after acpi-power-state.service" active board-after@0.service
     check "acpi-power-state.service is the daemon" is Id acpi-power-state.service $service
