@@ -17,15 +17,18 @@ mod private_bus;
 mod rig;
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
+    pin::Pin,
     time::{Duration, Instant},
 };
 
 use acpi_stated::config::{Group, Sensor, Settings, Source};
+use futures_core::Stream;
 use power_double::PowerDouble;
 use private_bus::PrivateBus;
-use rig::{NAME, PROPERTIES, Rig};
-use zbus::Variant;
+use rig::{NAME, PATH, PROPERTIES, Rig, connect};
+use zbus::{Message, MessageStream, Variant};
 
 /// A period of 3 s is 30 ms of real time.
 const SPEED: u32 = 100;
@@ -155,4 +158,47 @@ async fn five_failed_reads_are_shown_of_what_answered_or_is_required() {
     // One that is there now and was not before is found, too.
     std::fs::write(world.files.join("EMPTY"), "-5000\n").unwrap();
     world.until("EMPTY", reads(-5.0)).await;
+}
+
+/// The host is answered first; then what is off must not look broken to fan control; then everything else.
+#[tokio::test]
+async fn sensors_go_after_the_answer_and_before_everything_else() {
+    let world = World::off().await;
+    world.power("On", "Running").await;
+    world.rig.open().await;
+    world.until("DIMM", reads(41.5)).await;
+    let client = connect(world.rig.bus.address()).await;
+    let mut stream = MessageStream::from(&client);
+    let bus = "org.freedesktop.DBus";
+    let rule = format!("type='signal',sender='{NAME}'");
+    client
+        .call_method(Some(bus), "/org/freedesktop/DBus", Some(bus), "AddMatch", &rule.as_str())
+        .await
+        .unwrap();
+    let set = Message::method_call(PATH, "Set").destination(NAME).interface(PROPERTIES);
+    let state = Variant::from(format!("{NAME}.ACPI.S2_D2"));
+    let set = set.build(&(NAME, "SysACPIStatus", state)).unwrap();
+    client.send(&set).await.unwrap();
+    let mut order = Vec::new();
+    while order.last().map(String::as_str) != Some("Transitioned") {
+        let next = std::future::poll_fn(|context| Pin::new(&mut stream).poll_next(context));
+        let message = tokio::time::timeout(rig::PATIENCE, next).await.expect("a message").unwrap().unwrap();
+        let header = message.header();
+        if header.reply_serial() == Some(set.primary_header().serial_num()) {
+            order.push("answer".to_owned());
+        } else if let (Some(path), Some(member)) = (header.path(), header.member()) {
+            let sensor =
+                path.as_str().strip_prefix(SENSORS).map(|name| name.trim_start_matches('/').to_owned());
+            let body = message.body();
+            let changed = body.deserialize::<(&str, BTreeMap<&str, Variant<'_>>, Vec<&str>)>();
+            let what = changed.map_or(member.to_string(), |(_, changed, _)| changed.into_keys().collect());
+            order.push(sensor.map_or(what.clone(), |name| format!("{name} {what}")));
+        }
+    }
+    let going = ["DIMM Available", "DIMM Value", "DIMM Functional"];
+    let wanted = [&["SysACPIStatus", "answer"][..], &going, &["Transitioned"]].concat();
+    let first = order.iter().position(|what| what == "SysACPIStatus").expect("the change");
+    // REQUIRED had failed, and goes too; the CPU's stays.
+    let seen: Vec<_> = order[first..].iter().filter(|what| !what.starts_with("REQUIRED")).collect();
+    assert_eq!(seen, wanted, "{order:?}");
 }
