@@ -144,13 +144,4 @@ guest_image() {
 }
 
 # The daemon with all that its package has, by the list that the package is made from.
-install_shipped() {
-    local into=$1
-    if [ -e "$root/tools/install.sh" ]; then
-        bash "$root/tools/install.sh" --root "$into" --binary "$daemon"
-    else
-        install -D -m755 "$daemon" "$into/usr/bin/acpi-stated"
-        install -D -m644 -t "$into/usr/lib/systemd/system" "$root"/systemd/*.service "$root"/systemd/*.target
-        install -D -m644 -t "$into/usr/share/dbus-1/system.d" "$root"/dbus/*.conf
-    fi
-}
+install_shipped() { bash "$root/tools/install.sh" --root "$1" --binary "$daemon"; }

@@ -1,16 +1,16 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# nspawn.sh BINARY CACHE: installs what is shipped into a bare Debian, boots it under systemd in a container, and looks
+# nspawn.sh BINARY CACHE DOUBLE: installs what is shipped into a bare Debian, boots it under systemd in a container, and looks
 # whether it does there what it is for: the package as a whole, with its units, sandbox and D-Bus policy as they are.
 # Each line is one check, `ok` or `FAILED`; the exit code is 1 if one failed. Needs root, cgroup2, mmdebstrap, systemd-nspawn.
 #
 # It never touches the machine's own systemd: the container has its own root, cgroup, network and process names.
-# CACHE keeps the bare root, so that only the first run fetches packages.
+# CACHE keeps the bare root, so that only the first run fetches packages. DOUBLE is acpi-sim's acpi-board-double.
 set -euo pipefail
 
 source=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-binary=$1 cache=$2
+binary=$1 cache=$2 double=$3
 suite=bookworm
 # Both buses: OpenBMC ships dbus-broker, google's daemon was written on dbus-daemon.
 packages=systemd,systemd-sysv,dbus,dbus-broker,udev,procps
@@ -250,6 +250,9 @@ EOF2
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig><policy context="default"><allow own="*"/><allow send_destination="*"/></policy></busconfig>
 EOF2
+    # The mapper, power control and fan control.
+    install -D -m 755 "$double" "$root/usr/local/lib/board-double"
+    write /usr/lib/systemd/system/board-double.service <<<$'[Service]\nExecStart=/usr/local/lib/board-double'
     # What is ordered by the old unit's name.
     write /usr/lib/systemd/system/board-after@.service <<EOF2
 [Unit]
@@ -281,7 +284,7 @@ EOF2
 # The daemon's sandbox with another program in it, that tries the fences: the unit as installed, but for what it runs.
 probe_unit() {
     sed -e 's/^Type=.*/Type=oneshot/' -e 's|^ExecStart=.*|ExecStart=/bin/bash /usr/local/lib/probe|' \
-        -e '/^WatchdogSec=/d;/^Restart/d;/^Alias=/d;/^WantedBy=/d;/^Before=/d' \
+        -e '/^WatchdogSec=/d;/^Restart/d;/^Alias=/d;/^WantedBy=/d;/^Before=/d;/^ExecStopPost=/d' \
         "$root/usr/lib/systemd/system/$service" | write /usr/lib/systemd/system/acpi-probe.service
     write /etc/systemd/system/acpi-probe.service.d/probe.conf <<'EOF2'
 [Service]
@@ -358,6 +361,7 @@ bare_machine() {
         grep -q '^host0 Unknown' <(show StatusText $service)
     check "systemd-analyze verify is silent" silent in_machine systemd-analyze verify --man=no $service \
         acpi-power-state.service host-s{0,2,5}-state.target host-s{0,2,5}-state@0.target
+    check "it says that fru-device may scan a guarded bus" grep -q UnguardedBus <(show StatusText $service)
     check "what answers IPMI starts when the object is there" active phosphor-ipmi-host.service
     check "so does what is ordered after acpi-power-state.service" active board-after@0.service
     check "acpi-power-state.service is the daemon" is Id acpi-power-state.service $service
@@ -448,6 +452,12 @@ sandbox() {
     fi
 }
 
+fans_are() {
+    [ "$(in_machine busctl get-property xyz.openbmc_project.State.FanCtrl /xyz/openbmc_project/settings/fanctrl/zone0 \
+        xyz.openbmc_project.Control.Mode Manual)" = "b $1" ]
+}
+double_saw() { in_machine journalctl --no-pager -o cat -u board-double | grep -qx "$1"; }
+
 crashes() {
     local before
     before=$(pid)
@@ -455,6 +465,20 @@ crashes() {
     check "kill -9: systemd starts it again" within 10 new_pid "$before"
     check "and it serves" within 5 set_state S2_D2
     check "and remembers again" within 30 remembers var/lib/acpi-stated/host0 S2_D2
+
+    # It dies while it holds fans: ExecStopPost gives them back, and the next life takes them again.
+    in_machine systemctl start board-double.service
+    check "in POST it holds the fans" within 10 fans_are true
+    before=$(pid)
+    in_machine kill -KILL "$before"
+    check "kill -9 while it holds fans: they are given back" within 10 double_saw Manual=false
+    check "and it is started again" within 10 new_pid "$before"
+    check "and holds them again, since the host is in POST" within 20 fans_are true
+    in_machine systemctl stop $service
+    check "a daemon that is stopped gives the fans back" within 10 fans_are false
+    in_machine systemctl stop board-double.service
+    in_machine systemctl start $service
+    set_state S2_D2
 
     # The watchdog as shipped, but for the time.
     write /etc/systemd/system/$service.d/watchdog.conf <<<$'[Service]\nWatchdogSec=2'

@@ -80,7 +80,8 @@ class Host:
         ):
             got = self.kcs.ask(netfn, command, data).response[2]
             if got != code:
-                wrong.append(f"netfn {netfn:02X}h command {command:02X}h {bytes(data).hex(' ')}: {got:02X}h, not {code:02X}h")
+                asked = f"netfn {netfn:02X}h command {command:02X}h {bytes(data).hex(' ')}"
+                wrong.append(f"{asked}: {got:02X}h, not {code:02X}h")
         return wrong
 
     def report(self, state, give_up=False):

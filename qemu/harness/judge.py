@@ -7,14 +7,20 @@ What the guest says of itself comes into it only where the guest is what is judg
 import re
 from dataclasses import dataclass
 
-# From a line's fall to the last transfer: the BMC's kernel, its power control and the bus come before the daemon, and the
-# emulation is slow. Transfers within are counted and shown, not judged. An answer over KCS has no such grace.
+# From a line's fall to the last transfer: the BMC's kernel, its power control and the bus come before the daemon, and
+# the emulation is slow. Transfers within are counted and shown, not judged. An answer over KCS has no such grace.
 NOTICE = 0.25
+# An emulation that gets no CPU takes longer; then it counts from when power control was heard to say so, plus HEARD, but
+# never later than this.
+LONGEST_NOTICE, HEARD = 2.0, 0.1
 # The daemon's answer came from the guest; by then the property has changed. Serial line and emulation, no more.
 SEEN = 1.5
 
-_COMMAND = re.compile(r"^\d+@(\d+\.\d+):aspeed_i2c_bus_write bus\[(\d+)\]: To 0x(\w+) of size \d+: 0x(\w+)")
-# I2CD00 (function control), I2CD14 (command) and I2CD20 (byte buffer) of the AST2600's old register mode, as Linux's i2c-aspeed drives it.
+_COMMAND = re.compile(
+    r"^\d+@(\d+\.\d+):aspeed_i2c_bus_write bus\[(\d+)\]: To 0x(\w+) of size \d+: 0x(\w+)"
+)
+# I2CD00 (function control), I2CD14 (command) and I2CD20 (byte buffer) of the AST2600's old register mode, as Linux's
+# i2c-aspeed drives it.
 FUNCTION, COMMAND, BUFFER = 0x00, 0x14, 0x20
 START, TX, RX, STOP = 0x01, 0x02, 0x08 | 0x10, 0x20
 
@@ -36,7 +42,8 @@ class Trace:
     def __init__(self, path, buses):
         self.path, self.buses = path, set(buses)
         self.transfers = []
-        self.raw_starts = 0  # What the devices' side of the model saw: a check on our reading.
+        # STARTs as the controllers were told, and as devices saw them: a check on our reading. No device, no second one.
+        self.starts = self.device_starts = 0
         self._buffer, self._running = {}, {}
         self._offset, self._rest = 0, ""
 
@@ -51,8 +58,8 @@ class Trace:
         return self
 
     def _line(self, line):
-        if ":i2c_event start" in line and "start_async" not in line:
-            self.raw_starts += 1
+        if ":i2c_event start" in line:
+            self.device_starts += 1
         match = _COMMAND.match(line)
         if not match:
             return
@@ -67,6 +74,7 @@ class Trace:
             self._buffer[bus] = value
         elif register == COMMAND:
             running = self._running.get(bus)
+            self.starts += value & START
             if value & START and running is None:
                 running = Transfer(bus, self._buffer.get(bus, 0) >> 1 & 0x7F, at, at, 0)
                 self._running[bus] = running
@@ -93,8 +101,26 @@ class Window:
     why: str
 
 
-def closed_windows(facts, until):
-    """From the host's notes. It begins closed: the host is off."""
+def heard_off(signals):
+    """When power control said that the host is off, as heard outside."""
+    state = "xyz.openbmc_project.State."
+    return [
+        at
+        for at, _, member, args in signals
+        if member == "PropertiesChanged"
+        and args[0] in (state + "Host", state + "Chassis")
+        and any(str(value).endswith("State.Off") for value in args[1].values())
+    ]
+
+
+def notice(fell, offs):
+    """How long after a line's fall the BMC may not know it."""
+    said = next((at for at in offs if at >= fell), fell)
+    return min(max(NOTICE, said - fell + HEARD), LONGEST_NOTICE) if said - fell < 60 else NOTICE
+
+
+def closed_windows(facts, until, offs=()):
+    """From the host's notes. It begins closed: the host is off. `offs`: see heard_off."""
     windows, current = [], None
 
     def close(at, sure, why):
@@ -108,7 +134,7 @@ def closed_windows(facts, until):
         if what == "begin":
             close(at, at, "off")
         elif what in ("power-lost", "post-complete-falls"):
-            close(at, at + NOTICE, what)
+            close(at, at + notice(at, offs), what)
         elif what == "answered" and detail[0] in ("S2", "S5") and detail[1] == 0:
             close(at, at, f"{detail[0]} answered")
         elif what == "s0-sent" and current is not None:
@@ -132,6 +158,19 @@ def offences(windows, transfers):
                 unknowing.append(transfer)
                 break
     return bad, unknowing
+
+
+def described(windows, bad):
+    """Where in their windows: which ones, and how long after their beginning."""
+    found = {}
+    for transfer in bad:
+        for window in windows:
+            if transfer.ended >= window.sure and transfer.begun < window.end:
+                found.setdefault(window.why, []).append(transfer.begun - window.begin)
+                break
+    return "; ".join(
+        f"{len(times)} after {why} ({min(times):.2f} to {max(times):.2f} s)" for why, times in sorted(found.items())
+    )
 
 
 def too_early(facts, transfers, settle):

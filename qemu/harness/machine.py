@@ -83,7 +83,7 @@ class Machine:
         command += ["-serial", "file:" + os.path.join(work, "console.log")]
         command += ["-serial", f"unix:{paths['agent']},server=on,wait=off"]
         command += ["-kernel", f"{self.image}/vmlinuz", "-dtb", f"{self.image}/evb.dtb", "-initrd", f"{self.image}/initrd"]
-        command += ["-append", "console=ttyS4,115200n8 loglevel=4 quiet rdinit=/init systemd.show_status=0"]
+        command += ["-append", "console=ttyS4,115200n8 loglevel=4 quiet rdinit=/init systemd.show_status=1"]
         command += ["-drive", f"file={self.image}/storage.img,if=sd,index=2,format=raw"]
         for name, bus, address in DIMMS:
             command += ["-device", f"tmp105,bus=aspeed.i2c.bus.{bus},address={address:#x},id={name}"]
@@ -227,6 +227,10 @@ class Machine:
     def prop(self, service, path, interface, name):
         return self.ask(f"prop {service} {path} {interface} {name}")[0]
 
+    def console_end(self):
+        with open(os.path.join(self.work, "console.log"), "rb") as console:
+            return console.read()[-600:].decode(errors="replace")
+
     def wait_hello(self, count, bound):
         """Until the agent has greeted that often: the BMC is up."""
         deadline = time.monotonic() + bound
@@ -234,5 +238,5 @@ class Machine:
             if self.process.poll() is not None:
                 raise Broken(f"QEMU ended with {self.process.returncode}")
             if time.monotonic() > deadline:
-                raise Broken(f"the BMC is not up after {bound} s; see console.log")
+                raise Broken(f"the BMC is not up after {bound} s; its console ends: {self.console_end()}")
             time.sleep(0.05)

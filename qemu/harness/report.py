@@ -121,7 +121,10 @@ def summary(run):
         "delays_seconds": {what: _spread(values) for what, values in sorted(delays.items())},
         "gate_open_ratio": round(open_time / elapsed, 3) if run.gated else None,
         "gate_open_of_s0": round(open_time / working, 3) if run.gated and working else None,
-        "seconds": {"boot": round(run.up - run.begun, 1), "cycles": round(run.ended - run.up, 1)},
+        "seconds": {
+            "boot": round(max(0.0, run.up - run.begun), 1),
+            "cycles": round(run.ended - run.up if run.up else 0.0, 1),
+        },
         "daemon": {"at_start": run.figures, "at_end": run.figures_at_end},
         "timing": run.timing,
         "versions": run.versions,

@@ -48,7 +48,8 @@ class Judge(unittest.TestCase):
         for pieces in (1, 2, 7, 100):
             trace = read(recorded(1000.0, 1001.0), pieces)
             self.assertEqual([(t.bus, t.address, t.bytes) for t in trace.transfers], [(3, 0x18, 4)] * 2)
-            self.assertEqual(trace.raw_starts, 2)
+            # A transfer has a repeated START. The recording has the device's side of the first only.
+            self.assertEqual((trace.starts, trace.device_starts), (4, 2))
             self.assertAlmostEqual(trace.transfers[0].ended - trace.transfers[0].begun, 6e-4, places=5)
 
     def test_windows_reach_from_the_start_to_s0_and_from_s5_on(self):
@@ -61,6 +62,18 @@ class Judge(unittest.TestCase):
         self.assertEqual((window.begin, window.sure), (110.0, 110.0 + judge.NOTICE))
         facts.append((110.1, "answered", ("S2", 0, 0.02)))
         self.assertEqual(judge.closed_windows(facts, 120.0)[1].sure, 110.1)
+
+    def test_a_slow_emulation_has_until_its_power_control_was_heard_but_not_for_ever(self):
+        facts = BOOT[:4] + [(110.0, "power-lost", None)]
+        off = ["xyz.openbmc_project.State.Host", {"CurrentHostState": "xyz.openbmc_project.State.Host.HostState.Off"}, []]
+
+        def sure(at):
+            offs = judge.heard_off([(90.0, "", "PropertiesChanged", off), (at, "", "PropertiesChanged", off)])
+            return judge.closed_windows(facts, 120.0, offs)[1].sure
+
+        self.assertAlmostEqual(sure(110.02), 110.0 + judge.NOTICE)
+        self.assertAlmostEqual(sure(110.8), 110.8 + judge.HEARD)
+        self.assertAlmostEqual(sure(119.0), 110.0 + judge.LONGEST_NOTICE)
 
     def test_a_refused_report_closes_nothing(self):
         facts = BOOT[:4] + [(110.0, "answered", ("S5", 0xFF, 0.02))]
@@ -75,6 +88,10 @@ class Judge(unittest.TestCase):
             return len(bad), len(unknowing)
 
         self.assertEqual(found(103.0), (1, 0))
+        self.assertEqual(
+            judge.described(windows, read(recorded(103.0, 118.0)).transfers),
+            "1 after off (3.00 to 3.00 s); 1 after power-lost (8.00 to 8.00 s)",
+        )
         self.assertEqual(found(104.999), (1, 0))
         self.assertEqual(found(105.1), (0, 0))
         self.assertEqual(found(109.99999 - 0.001), (0, 0))

@@ -79,6 +79,10 @@ impl Mapper {
         });
         if owned {
             self.introspect(connection, name).await;
+            let private = format!("{INTERFACE}.Private");
+            let told = connection.emit_signal(None::<&str>, PATH, private, "IntrospectionComplete", &name);
+            // Only a connection that has ended cannot say it.
+            drop(told.await);
         }
     }
 

@@ -65,7 +65,7 @@ impl Methods for NoMethods {
 pub struct Written {
     /// Which one.
     pub property: String,
-    /// The new value, if it is a string, as all that matter are.
+    /// The new value, as text.
     pub value: String,
 }
 
@@ -261,9 +261,10 @@ impl Objects {
         if self.store(path, interface, name, &value) {
             self.changed(path, interface, name, &value).await?;
         }
-        if let (Some(writes), Ok(value)) = (&self.writes, value.downcast_ref::<&str>()) {
+        if let Some(writes) = &self.writes {
+            let value = value.downcast_ref::<&str>().map_or_else(|_| value.to_string(), ToOwned::to_owned);
             // Nobody listens while the board follows its own plan.
-            drop(writes.send(Written { property: name.to_owned(), value: value.to_owned() }));
+            drop(writes.send(Written { property: name.to_owned(), value }));
         }
         self.connection.reply(header, &()).await
     }

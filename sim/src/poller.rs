@@ -34,7 +34,7 @@ const NEED: Need = Need::Gate(0);
 /// A transfer is followed by a rest of nine times its length.
 const REST: u32 = 9;
 /// No transfer of a bus that works takes longer.
-const LONGEST: Duration = Duration::from_millis(5);
+const LONGEST: Duration = Duration::from_millis(100);
 /// How often a closed gate is looked at.
 const WAIT: Duration = Duration::from_micros(500);
 

@@ -148,6 +148,7 @@ fn sensor(bus: u32, letter: char, slot: u32, dimm: &Dimm) -> Sensor {
     Sensor {
         warning: Limits { low: None, high: Some(85.0) },
         critical: Limits { low: None, high: Some(95.0) },
+        chassis: Some("/xyz/openbmc_project/inventory/system/board/Baseboard".to_owned()),
         ..Sensor::new(
             format!("DIMM_TEMP_{letter}{slot}"),
             0,

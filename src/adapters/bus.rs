@@ -62,7 +62,7 @@ pub(crate) const BUS_PATH: &str = "/org/freedesktop/DBus";
 
 /// Calls that wait for the event loop. With more than this, nothing is read until they are answered:
 /// a flood of Sets is held back by the bus, in the senders' own queues.
-const MOST_WAITING: usize = 512;
+const MOST_WAITING: usize = 32;
 /// Sets of callers whose uid is not known yet. These cannot be held back: the uid comes the same way.
 const MOST_UNVERIFIED: usize = 512;
 

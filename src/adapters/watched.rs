@@ -18,6 +18,11 @@ use crate::adapters::{
     mapper::{MAPPER, MAPPER_PATH},
 };
 
+/// Where the mapper says that it has looked at a new service (phosphor-objmgr:src/main.cpp,
+/// `sendIntrospectionCompleteSignal`).
+const MAPPER_PRIVATE: &str = "xyz.openbmc_project.ObjectMapper.Private";
+const INTROSPECTED: &str = "IntrospectionComplete";
+
 /// A value of one of the types that are followed.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Plain {
@@ -108,7 +113,11 @@ impl Watched {
         if self.items.is_empty() {
             return Ok(Vec::new());
         }
-        let mut calls = vec![call_bus("AddMatch", &owner_changes(MAPPER).as_str())?];
+        let known = format!("type='signal',interface='{MAPPER_PRIVATE}',member='{INTROSPECTED}'");
+        let mut calls = vec![
+            call_bus("AddMatch", &owner_changes(MAPPER).as_str())?,
+            call_bus("AddMatch", &known.as_str())?,
+        ];
         for item in &self.items {
             let Item { path, interface, .. } = item;
             let changes = format!(
@@ -232,6 +241,14 @@ impl Watched {
             "NameOwnerChanged" if sender.as_str() == BUS => {
                 if let Ok((name, _, new)) = body.deserialize::<(&str, &str, &str)>() {
                     self.owner_changed(name, new, &mut told)?;
+                }
+            }
+            // A service has come, and the mapper knows by now what it has. (When its name gets an owner, it does not.)
+            INTROSPECTED => {
+                for index in 0..self.items.len() {
+                    if self.items.get(index).is_some_and(|item| item.service.is_none()) {
+                        told.calls.extend(self.look_up(index)?);
+                    }
                 }
             }
             "InterfacesAdded" => {
@@ -395,6 +412,24 @@ mod tests {
         let other = changed(":1.7", PATH, "another.Interface", "Value", Variant::from(0.0));
         assert_eq!(watched.signalled(&other).unwrap().news, []);
         assert_eq!(watched.value(0), Some(&Plain::Double(6.5)));
+    }
+
+    /// One that announces nothing itself: the mapper says when it knows it.
+    #[test]
+    fn a_service_that_comes_late_is_found_when_the_mapper_knows_it() {
+        let mapped = Message::signal(MAPPER_PATH, MAPPER_PRIVATE, INTROSPECTED);
+        let mapped = mapped.sender(":1.1").build(&"the.service").unwrap();
+        let mut watched = watched();
+        let begin = watched.start().unwrap();
+        let [question] = calls(&begin, "GetObject")[..] else { panic!("{begin:?}") };
+        let told = watched.returned(serial(question), &failed(question)).unwrap().unwrap();
+        assert_eq!(told.absent, [0]);
+        let told = watched.signalled(&mapped).unwrap();
+        let [question] = calls(&told.calls, "GetObject")[..] else { panic!("{told:?}") };
+        let told = watched.returned(serial(question), &owned_by(question, "the.service")).unwrap().unwrap();
+        assert_eq!(told.appeared, [0]);
+        // Once it is found, other services do not matter.
+        assert!(watched.signalled(&mapped).unwrap().calls.is_empty());
     }
 
     #[test]

@@ -70,7 +70,17 @@ impl PowerDouble {
 
     pub async fn own(&self, names: &[&str]) -> zbus::Result<()> {
         for name in names {
-            self.connection.request_name_with_flags(*name, RequestNameFlags::DO_NOT_QUEUE).await?;
+            // The one before may not have let go yet.
+            let mut tries = 0;
+            while let Err(error) =
+                self.connection.request_name_with_flags(*name, RequestNameFlags::DO_NOT_QUEUE).await
+            {
+                tries += 1;
+                if tries > 500 || !matches!(error, zbus::Error::NameTaken) {
+                    return Err(error);
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
         }
         Ok(())
     }

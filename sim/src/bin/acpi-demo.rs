@@ -9,6 +9,7 @@ use acpi_sim::{
     host::Firmware,
     objects::Written,
     observer,
+    pid_inputs::SENSORS,
     plan::{self, Common, Part},
     poller::Gate,
     setup::{DIMMS_INSTALLED, Setup, Way},
@@ -229,6 +230,7 @@ async fn hold(setup: Setup) -> Result<()> {
         "\nThe board keeps running; Ctrl-C ends it. Explore it from another shell:
   busctl --address={address} introspect {name} {path}
   busctl --address={address} call {name} {path} {} GetHistory u 10
+  busctl --address={address} introspect {name} {SENSORS}/DIMM_TEMP_A0
   busctl --address={address} set-property {name} {path} {name} SysACPIStatus s {name}.ACPI.S2_D2
   busctl --address={address} set-property xyz.openbmc_project.State.Chassis0 /xyz/openbmc_project/state/chassis0 \\
     xyz.openbmc_project.State.Chassis RequestedPowerTransition s xyz.openbmc_project.State.Chassis.Transition.PowerCycle
