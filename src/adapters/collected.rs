@@ -17,7 +17,7 @@ use crate::adapters::{
     bus::{BUS, call_bus},
     dispatch::PROPERTIES,
     mapper::{MAPPER, MAPPER_PATH},
-    watched::owner_changes,
+    watched::{INTROSPECTED, MAPPER_PRIVATE, owner_changes},
 };
 
 /// All that is looked for is below this path.
@@ -117,7 +117,11 @@ impl<T: PartialEq> Collected<T> {
 
     /// The calls to begin with: subscribed first, asked afterwards.
     pub(crate) fn start(&mut self) -> zbus::Result<Vec<Message>> {
-        let mut calls = vec![call_bus("AddMatch", &owner_changes(MAPPER).as_str())?];
+        let known = format!("type='signal',interface='{MAPPER_PRIVATE}',member='{INTROSPECTED}'");
+        let mut calls = vec![
+            call_bus("AddMatch", &owner_changes(MAPPER).as_str())?,
+            call_bus("AddMatch", &known.as_str())?,
+        ];
         for member in ["InterfacesAdded", "InterfacesRemoved"] {
             let rule =
                 format!("type='signal',interface='{OBJECT_MANAGER}',member='{member}',arg0path='{ROOT}/'");
@@ -259,6 +263,14 @@ impl<T: PartialEq> Collected<T> {
             "NameOwnerChanged" if sender.as_str() == BUS => {
                 if let Ok((name, _, new)) = body.deserialize::<(&str, &str, &str)>() {
                     self.owner_changed(name, new, &mut gathered)?;
+                }
+            }
+            // A service has come, and the mapper knows by now what it has. Others than those that have objects do not matter
+            // once there are any.
+            INTROSPECTED => {
+                let name = body.deserialize::<&str>();
+                if self.objects.is_empty() || name.is_ok_and(|name| self.services.contains_key(name)) {
+                    gathered.calls.extend(self.list()?);
                 }
             }
             "InterfacesAdded" => {

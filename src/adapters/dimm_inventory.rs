@@ -106,7 +106,10 @@ mod tests {
     use zbus::Variant;
 
     use super::*;
-    use crate::adapters::watched::doubles::{calls, changed, failed, owner, reply, serial};
+    use crate::adapters::watched::{
+        INTROSPECTED, MAPPER_PRIVATE,
+        doubles::{calls, changed, failed, owner, reply, serial},
+    };
 
     const DIMM: &str = "xyz.openbmc_project.Inventory.Item.Dimm";
     const ITEM: &str = "xyz.openbmc_project.Inventory.Item";
@@ -199,5 +202,24 @@ mod tests {
         let outcome = inventory.signalled(&owner(SMBIOS, ":1.5")).unwrap();
         let question = calls(&outcome.calls, "GetSubTree")[0];
         assert_eq!(list(&mut inventory, question, &slots), [(0, Event::DimmsPresent(Some(1)))]);
+    }
+
+    /// When its name has an owner the mapper does not know yet what it has; it says when it does.
+    #[test]
+    fn a_service_that_announces_nothing_is_found_when_the_mapper_knows_it() {
+        let slots = [(SMBIOS, "dimm0", true)];
+        let (mut inventory, _) = running(&[0], &[]);
+        let mapped = |service| {
+            let signal = Message::signal("/", MAPPER_PRIVATE, INTROSPECTED);
+            signal.sender(":1.1").build(&service).unwrap()
+        };
+        let outcome = inventory.signalled(&mapped(SMBIOS)).unwrap();
+        let question = calls(&outcome.calls, "GetSubTree")[0];
+        // However often it says so meanwhile: one question, and then one more.
+        for _ in 0..3 {
+            assert!(inventory.signalled(&mapped(SMBIOS)).unwrap().calls.is_empty());
+        }
+        assert_eq!(list(&mut inventory, question, &slots), [(0, Event::DimmsPresent(Some(1)))]);
+        assert!(inventory.signalled(&mapped("another.service")).unwrap().calls.is_empty());
     }
 }

@@ -20,8 +20,9 @@ use crate::adapters::{
 
 /// Where the mapper says that it has looked at a new service (phosphor-objmgr:src/main.cpp,
 /// `sendIntrospectionCompleteSignal`).
-const MAPPER_PRIVATE: &str = "xyz.openbmc_project.ObjectMapper.Private";
-const INTROSPECTED: &str = "IntrospectionComplete";
+pub(crate) const MAPPER_PRIVATE: &str = "xyz.openbmc_project.ObjectMapper.Private";
+/// Its signal there, with the service's name.
+pub(crate) const INTROSPECTED: &str = "IntrospectionComplete";
 
 /// A value of one of the types that are followed.
 #[derive(Clone, PartialEq, Debug)]
