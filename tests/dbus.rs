@@ -456,6 +456,12 @@ async fn mapper(address: &str, services: &'static [&'static str]) -> Connection 
         while let Some(Ok(call)) = std::future::poll_fn(|cx| Pin::new(&mut stream).poll_next(cx)).await {
             if call.message_type() == Type::MethodCall {
                 let body = call.body();
+                if call.header().member().is_some_and(|member| member.as_str() == "GetSubTree") {
+                    // Of the inventory it knows nothing.
+                    let nothing: BTreeMap<&str, BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
+                    answering.reply(&call.header(), &nothing).await.unwrap();
+                    continue;
+                }
                 let (path, interfaces): (&str, Vec<&str>) = body.deserialize().unwrap();
                 // Of the objects of others that the daemon looks for it knows none.
                 let ours = path == PATH;
