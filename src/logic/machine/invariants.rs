@@ -137,7 +137,8 @@ pub(super) struct Watcher {
 #[allow(clippy::struct_excessive_bools, reason = "independent facts")]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Way {
-    began: Time,
+    /// All is ordered by then.
+    cap: Time,
     drained: bool,
     units: bool,
     quiesced: bool,
@@ -210,7 +211,13 @@ impl Watcher {
             answering: None,
             present: None,
             good: stored.and_then(|stored| stored.good_dimms),
-            way: Some(Way { began: now, drained: false, units: false, quiesced: false, mux: false }),
+            way: Some(Way {
+                cap: now + machine.settings.timing.ack_cap,
+                drained: false,
+                units: false,
+                quiesced: false,
+                mux: false,
+            }),
             returning: false,
         }
     }
@@ -643,11 +650,10 @@ impl Watcher {
         for effect in effects {
             match effect {
                 Effect::Quiesce(epoch) | Effect::MuxToHost(epoch) => {
-                    let cap = self.settings.timing.ack_cap;
                     let to_host = matches!(effect, Effect::MuxToHost(_));
                     let no_units = self.settings.quiesce.is_empty();
                     let allowed = self.way.is_some_and(|way| {
-                        let late = self.now >= way.began + cap;
+                        let late = self.now >= way.cap;
                         let units = no_units || (way.units && (way.quiesced || late));
                         let first = if to_host { !way.mux && units } else { !way.units && !way.mux };
                         first && (way.drained || late)
@@ -957,17 +963,19 @@ impl Watcher {
         if open {
             self.way = None;
         } else if self.way.is_none() {
-            let began = self.now;
-            self.way = Some(Way { began, drained: false, units: false, quiesced: false, mux: false });
+            // Whoever waits since an earlier closing does not wait longer for this one.
+            let waiting = self.waiting.first().map_or(self.now, |(_, since)| *since);
+            let cap = waiting + self.settings.timing.ack_cap;
+            self.way = Some(Way { cap, drained: false, units: false, quiesced: false, mux: false });
         }
         let bus = open && !self.returning;
         self.claim(I::Bus, true, machine.has_bus() == bus, machine)?;
         let Some(way) = self.way.filter(|_| self.hands_over()) else { return Ok(()) };
         let ordered = self.all_ordered(way);
-        let late = self.now >= way.began + self.settings.timing.ack_cap;
+        let late = self.now >= way.cap;
         self.claim(I::Handover, late, ordered, machine)?;
         self.claim(I::Handover, !way.drained && !ordered, machine.wants_drained(), machine)?;
-        let cap = way.began + self.settings.timing.ack_cap;
+        let cap = way.cap;
         self.claim(I::Handover, !ordered, machine.wake_at().is_some_and(|at| at <= cap), machine)
     }
 
