@@ -5,7 +5,9 @@
 # What the emulated BMC and the cross compiler are taken from: one suite for both, so that what is built against
 # its C library runs in the guest.
 suite=trixie
-mirror=${ACPI_DEBIAN_MIRROR:-http://deb.debian.org/debian}
+# The mirror that this machine's own packages come from.
+mirror=${ACPI_DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 2>/dev/null | sed -n 's|/debian/*$|/debian|p' | sed -n 1p)}
+[ -n "$mirror" ] || die "apt names no Debian mirror here; give one in ACPI_DEBIAN_MIRROR"
 debian=$ACPI_CACHE/debian
 
 # What is kept of packages is named after their versions; the names and versions come from the suite's index.
