@@ -186,7 +186,7 @@ impl Daemon {
                 .with_sensors(wiring.sensors(), names)
                 .with_muxes(muxes);
 
-        let objects = event_loop.views().iter().zip(&hosts).enumerate();
+        let objects = event_loop.views().zip(&hosts).enumerate();
         let acpi = objects
             .map(|(host, (view, settings))| AcpiObject::new(host, settings.id, view.clone()))
             .collect();

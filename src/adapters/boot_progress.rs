@@ -16,7 +16,10 @@ use std::{
 use zbus::{Message, Variant, message::Type};
 
 use crate::{
-    adapters::watched::{Plain, Told, Watched},
+    adapters::{
+        peer::{Outcome, Peer, serial_of},
+        watched::{Plain, Told, Watched},
+    },
     logic::{machine::Event, policy::BootStage},
     shell::permits::HostIndex,
 };
@@ -74,13 +77,6 @@ pub(crate) struct BootProgress {
     noted: BTreeSet<String>,
 }
 
-/// What came of a message.
-#[derive(Debug, Default)]
-pub(crate) struct Outcome {
-    pub(crate) calls: Vec<Message>,
-    pub(crate) events: Vec<(HostIndex, Event)>,
-}
-
 impl BootProgress {
     /// For the hosts of these ids.
     pub(crate) fn new(ids: impl Iterator<Item = u32>) -> Self {
@@ -98,11 +94,6 @@ impl BootProgress {
         Self { hosts, watched, roles, awaited: BTreeMap::new(), noted: BTreeSet::new() }
     }
 
-    /// The calls to begin with.
-    pub(crate) fn start(&mut self) -> zbus::Result<Vec<Message>> {
-        self.watched.start()
-    }
-
     /// Writes this stage, now or when somebody has the property.
     pub(crate) fn write(&mut self, host: HostIndex, stage: BootStage) -> zbus::Result<Vec<Message>> {
         let Some(of) = self.hosts.get_mut(host) else { return Ok(Vec::new()) };
@@ -117,18 +108,8 @@ impl BootProgress {
             return Ok(Vec::new());
         };
         (of.ours, of.unsaid) = (Some(stage), None);
-        self.awaited.insert(call.primary_header().serial_num(), Awaited::Written(host, before));
+        self.awaited.insert(serial_of(&call), Awaited::Written(host, before));
         Ok(vec![call])
-    }
-
-    /// A reply; `None` if it is not one to a call of ours.
-    pub(crate) fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Outcome>> {
-        if let Some(told) = self.watched.returned(serial, reply) {
-            return Some(told.and_then(|told| self.take(told, false)));
-        }
-        let what = self.awaited.remove(&serial)?;
-        let mut outcome = Outcome::default();
-        Some(self.answered(&what, reply, &mut outcome).map(|()| outcome))
     }
 
     fn answered(&mut self, what: &Awaited, reply: &Message, outcome: &mut Outcome) -> zbus::Result<()> {
@@ -137,7 +118,7 @@ impl BootProgress {
             Awaited::Written(host, before) if good => {
                 let item = self.hosts.get(host).map_or(0, |host| host.last_update);
                 if let Some(get) = self.watched.get(item)? {
-                    self.awaited.insert(get.primary_header().serial_num(), Awaited::Stamp(host, before));
+                    self.awaited.insert(serial_of(&get), Awaited::Stamp(host, before));
                     outcome.calls.push(get);
                 }
             }
@@ -150,7 +131,7 @@ impl BootProgress {
                     && stamped == before
                     && let Some(set) = self.watched.set(item, Variant::U64(wall_clock()))?
                 {
-                    self.awaited.insert(set.primary_header().serial_num(), Awaited::Stamped);
+                    self.awaited.insert(serial_of(&set), Awaited::Stamped);
                     outcome.calls.push(set);
                 }
             }
@@ -168,14 +149,8 @@ impl BootProgress {
         Ok(())
     }
 
-    /// A signal, of whatever kind and from whomever.
-    pub(crate) fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
-        let told = self.watched.signalled(signal)?;
-        self.take(told, true)
-    }
-
     fn take(&mut self, told: Told, by_signal: bool) -> zbus::Result<Outcome> {
-        let mut outcome = Outcome { calls: told.calls, events: Vec::new() };
+        let mut outcome = Outcome::of(told.calls);
         for (item, value) in told.news {
             let Some((host, role)) = self.roles.get(item).copied() else { continue };
             match (role, value) {
@@ -206,6 +181,26 @@ impl BootProgress {
             outcome.calls.extend(self.write(host, stage)?);
         }
         Ok(())
+    }
+}
+
+impl Peer for BootProgress {
+    fn start(&mut self) -> zbus::Result<Vec<Message>> {
+        self.watched.start()
+    }
+
+    fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Outcome>> {
+        if let Some(told) = self.watched.returned(serial, reply) {
+            return Some(told.and_then(|told| self.take(told, false)));
+        }
+        let what = self.awaited.remove(&serial)?;
+        let mut outcome = Outcome::default();
+        Some(self.answered(&what, reply, &mut outcome).map(|()| outcome))
+    }
+
+    fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
+        let told = self.watched.signalled(signal)?;
+        self.take(told, true)
     }
 }
 

@@ -37,11 +37,12 @@ use crate::{
         dispatch::{Answer, Ask, Refusal, dispatch, wants_no_reply},
         event_log::EventLog,
         fan_config::FanConfig,
-        fans::{self, Fans},
+        fans::Fans,
         mapper::Mapper,
         objects::{Object as _, Request, Tree},
         owner::name_owner,
-        power_state::{Outcome, PowerState},
+        peer::{BUS, Outcome, Peer, call_bus, owner_changes, serial_of, subscribe},
+        power_state::PowerState,
         systemd::Systemd,
     },
     config::{Events, Host},
@@ -49,16 +50,10 @@ use crate::{
     shell::{
         event_loop::{Input, Output},
         held::Held,
-        permits::HostIndex,
         store::Storage,
         supervisor::Supervisor,
     },
 };
-
-/// The bus driver's name.
-pub(crate) const BUS: &str = "org.freedesktop.DBus";
-/// The bus driver's object.
-pub(crate) const BUS_PATH: &str = "/org/freedesktop/DBus";
 
 /// Calls that wait for the event loop. With more than this, nothing is read until they are answered:
 /// a flood of Sets is held back by the bus, in the senders' own queues.
@@ -92,14 +87,6 @@ pub enum Failed {
 enum Awaited {
     Name,
     Uid(String),
-}
-
-/// A call to the bus driver.
-pub(crate) fn call_bus<B>(member: &str, body: &B) -> zbus::Result<Message>
-where
-    B: zbus::export::serde::Serialize + zbus::DynamicType,
-{
-    Message::method_call(BUS_PATH, member).destination(BUS).interface(BUS).build(body)
 }
 
 /// What the bus task is told at the start.
@@ -188,18 +175,14 @@ impl Bus {
 
     /// Serves until the event loop ends (`Ok`) or the bus does.
     pub(crate) async fn run(mut self) -> Result<(), Failed> {
-        let mut calls = self.power_state.start()?;
-        calls.extend(Systemd::start()?);
-        calls.extend(self.mapper.start()?);
-        calls.extend(self.fans.start()?);
-        calls.extend(self.boot_progress.start()?);
-        calls.extend(self.cpu_power.start()?);
-        calls.extend(self.fan_config.start()?);
-        calls.extend(self.dimm_inventory.start()?);
+        let mut calls = Vec::new();
+        for peer in self.peers() {
+            calls.extend(peer.start()?);
+        }
         // The objects are there, so the name may be (contract 1.6). DoNotQueue without
         // AllowReplacement: a second owner must fail, whichever of us it is.
         let name = call_bus("RequestName", &(BUS_NAME, RequestNameFlags::DO_NOT_QUEUE))?;
-        self.awaited.insert(name.primary_header().serial_num(), Awaited::Name);
+        self.awaited.insert(serial_of(&name), Awaited::Name);
         calls.push(name);
         self.connection.send_all(&calls).await?;
         loop {
@@ -218,10 +201,25 @@ impl Bus {
                 () = sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() => {
                     self.retry_at = None;
                     let outcome = self.power_state.retry()?;
-                    self.take(outcome).await?;
+                    self.pass_on(outcome).await?;
                 }
             }
         }
+    }
+
+    /// Those we talk with. The order does not matter: a reply is one's only, and each looks at its own signals.
+    fn peers(&mut self) -> [&mut dyn Peer; 9] {
+        [
+            &mut self.power_state,
+            &mut self.systemd,
+            &mut self.mapper,
+            &mut self.fans,
+            &mut self.boot_progress,
+            &mut self.cpu_power,
+            &mut self.fan_config,
+            &mut self.dimm_inventory,
+            &mut self.event_log,
+        ]
     }
 
     // ---- In ----------------------------------------------------------------------------------------
@@ -245,41 +243,9 @@ impl Bus {
 
     async fn returned(&mut self, reply: &Message) -> Result<(), Failed> {
         let Some(serial) = reply.header().reply_serial() else { return Ok(()) };
-        if self.systemd.returned(serial, reply) {
-            return Ok(());
-        }
-        if let Some(outcome) = self.power_state.returned(serial, reply) {
-            return self.take(outcome?).await;
-        }
-        if let Some((host, event)) = self.mapper.returned(serial, reply) {
-            self.input(Input::Event(host, event));
-            return Ok(());
-        }
-        if let Some(quiet) = self.systemd.quiesce_returned(serial, reply) {
-            return self.pass_on(Vec::new(), quiet).await;
-        }
-        if let Some(outcome) = self.fans.returned(serial, reply) {
-            let outcome = outcome?;
-            return self.pass_on(outcome.calls, outcome.events).await;
-        }
-        if let Some(outcome) = self.boot_progress.returned(serial, reply) {
-            let outcome = outcome?;
-            return self.pass_on(outcome.calls, outcome.events).await;
-        }
-        if let Some(outcome) = self.cpu_power.returned(serial, reply) {
-            let outcome = outcome?;
-            return self.pass_on(outcome.calls, outcome.events).await;
-        }
-        if let Some(outcome) = self.fan_config.returned(serial, reply) {
-            let outcome = outcome?;
-            return self.pass_on(outcome.calls, outcome.events).await;
-        }
-        if let Some(outcome) = self.dimm_inventory.returned(serial, reply) {
-            let outcome = outcome?;
-            return self.pass_on(outcome.calls, outcome.events).await;
-        }
-        if let Some(call) = self.event_log.returned(serial, reply) {
-            return self.pass_on(call?.into_iter().collect(), Vec::new()).await;
+        let outcome = self.peers().into_iter().find_map(|peer| peer.returned(serial, reply));
+        if let Some(outcome) = outcome {
+            return self.pass_on(outcome?).await;
         }
         let good = reply.message_type() == Type::MethodReturn;
         match self.awaited.remove(&serial) {
@@ -298,9 +264,9 @@ impl Bus {
             Some(Awaited::Uid(name)) => {
                 // A caller that left before the bus could say has no uid any more.
                 let caller = if good { Caller::Uid(reply.body().deserialize()?) } else { Caller::Gone };
-                let mut calls = vec![call_bus("AddMatch", &left_the_bus(&name).as_str())?];
+                let mut calls = vec![subscribe(&owner_changes(&name))?];
                 if let Some(gone) = self.callers.remember(name, caller) {
-                    calls.push(call_bus("RemoveMatch", &left_the_bus(&gone).as_str())?);
+                    calls.push(call_bus("RemoveMatch", &owner_changes(&gone).as_str())?);
                 }
                 self.connection.send_all(&calls).await?;
                 self.release().await
@@ -309,53 +275,37 @@ impl Bus {
     }
 
     async fn signalled(&mut self, signal: &Message) -> Result<(), Failed> {
-        self.systemd.signalled(signal);
         if let Some(gone) = name_lost(signal)
             && self.callers.forget(&gone)
         {
-            self.connection.send(&call_bus("RemoveMatch", &left_the_bus(&gone).as_str())?).await?;
+            self.connection.send(&call_bus("RemoveMatch", &owner_changes(&gone).as_str())?).await?;
             return Ok(());
         }
-        if let Some((host, event)) = self.systemd.quiesce_signalled(signal) {
-            self.input(Input::Event(host, event));
+        let mut all = Outcome::default();
+        for peer in self.peers() {
+            let Outcome { calls, events } = peer.signalled(signal)?;
+            all.calls.extend(calls);
+            all.events.extend(events);
         }
-        let (fans, progress, power) = (
-            self.fans.signalled(signal)?,
-            self.boot_progress.signalled(signal)?,
-            self.cpu_power.signalled(signal)?,
-        );
-        self.pass_on(fans.calls, fans.events).await?;
-        self.pass_on(progress.calls, progress.events).await?;
-        self.pass_on(power.calls, power.events).await?;
-        let (config, dimms) = (self.fan_config.signalled(signal)?, self.dimm_inventory.signalled(signal)?);
-        self.pass_on(config.calls, config.events).await?;
-        self.pass_on(dimms.calls, dimms.events).await?;
-        let questions = self.mapper.signalled(signal)?;
-        if !questions.is_empty() {
-            self.connection.send_all(&questions).await?;
-        }
-        let outcome = self.power_state.signalled(signal)?;
-        self.take(outcome).await
+        self.pass_on(all).await
     }
 
     /// Sends what an adapter wants to ask, and passes on what it heard.
-    async fn pass_on(&self, calls: Vec<Message>, events: Vec<(HostIndex, Event)>) -> Result<(), Failed> {
-        for (host, event) in events {
-            self.input(Input::Event(host, event));
+    async fn pass_on(&mut self, outcome: Outcome) -> Result<(), Failed> {
+        let calls = self.take(outcome);
+        if let Some(wait) = self.power_state.retry_after() {
+            let at = Instant::now() + wait;
+            self.retry_at = Some(self.retry_at.map_or(at, |earlier| earlier.min(at)));
         }
         Ok(self.connection.send_all(&calls).await?)
     }
 
-    /// Passes on what the power services said.
-    async fn take(&mut self, outcome: Outcome) -> Result<(), Failed> {
-        if let Some(wait) = outcome.retry {
-            let at = Instant::now() + wait;
-            self.retry_at = Some(self.retry_at.map_or(at, |earlier| earlier.min(at)));
-        }
+    /// Passes on what an adapter heard, and leaves what it wants to ask.
+    fn take(&self, outcome: Outcome) -> Vec<Message> {
         for (host, event) in outcome.events {
             self.input(Input::Event(host, event));
         }
-        Ok(self.connection.send_all(&outcome.calls).await?)
+        outcome.calls
     }
 
     /// A Set arrives when it is known that its caller may: what comes meanwhile does not wait for that.
@@ -370,7 +320,7 @@ impl Bus {
             && !self.awaited.values().any(|what| matches!(what, Awaited::Uid(name) if name == sender))
         {
             let question = call_bus("GetConnectionUnixUser", &sender)?;
-            self.awaited.insert(question.primary_header().serial_num(), Awaited::Uid(sender.to_owned()));
+            self.awaited.insert(serial_of(&question), Awaited::Uid(sender.to_owned()));
             self.connection.send(&question).await?;
         }
         self.unverified.push_back((call, ask));
@@ -468,13 +418,6 @@ impl Bus {
         call.map(|call| Message::method_return(&call.header()).build(body)).transpose()
     }
 
-    fn take_fans(&self, outcome: fans::Outcome, out: &mut Vec<Message>) {
-        out.extend(outcome.calls);
-        for (host, event) in outcome.events {
-            self.input(Input::Event(host, event));
-        }
-    }
-
     fn status(&mut self) {
         let all = self.tree.acpi.iter().zip(&self.host_ids);
         self.supervisor.status(all.map(|(object, id)| (*id, object.state(), object.view())));
@@ -494,7 +437,7 @@ impl Bus {
                         out.extend(object.assert()?);
                     }
                     let outcome = self.fans.assert(host)?;
-                    self.take_fans(outcome, out);
+                    out.extend(self.take(outcome));
                 }
                 Effect::BootProgress(stage) => out.extend(self.boot_progress.write(host, stage)?),
                 Effect::Quiesce(epoch) => out.extend(self.systemd.quiesce(host, epoch)?),
@@ -509,7 +452,7 @@ impl Bus {
             },
             Output::Fans(host, fans) => {
                 let outcome = self.fans.order(host, fans)?;
-                self.take_fans(outcome, out);
+                out.extend(self.take(outcome));
             }
             Output::Diagnosis { host, diagnosis, raised } => match raised {
                 Some(raised) => {
@@ -549,12 +492,6 @@ impl Bus {
         }
         Ok(())
     }
-}
-
-/// The rule that tells when a remembered caller has left. (Unique names are never given out twice, so
-/// what is remembered cannot become wrong; it only takes up room.)
-fn left_the_bus(unique_name: &str) -> String {
-    format!("type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged',arg0='{unique_name}'")
 }
 
 /// The unique name that a NameOwnerChanged of the bus says is gone.

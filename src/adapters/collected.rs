@@ -14,18 +14,16 @@ use std::{
 use zbus::{Message, ObjectPath, Variant, message::Type};
 
 use crate::adapters::{
-    bus::{BUS, call_bus},
     dispatch::PROPERTIES,
-    mapper::{MAPPER, MAPPER_PATH},
-    watched::{INTROSPECTED, MAPPER_PRIVATE, owner_changes},
+    peer::{
+        BUS, INTROSPECTED, MAPPER, MAPPER_PATH, introspected, objects, owner_changes, serial_of, subscribe,
+    },
 };
 
 /// All that is looked for is below this path.
 const ROOT: &str = "/xyz/openbmc_project/inventory";
 /// More objects of one kind than this are not read: no board has as many.
 const MOST: usize = 512;
-
-const OBJECT_MANAGER: &str = "org.freedesktop.DBus.ObjectManager";
 
 /// The properties of one interface of one object.
 pub(crate) type Properties<'a> = BTreeMap<&'a str, Variant<'a>>;
@@ -117,21 +115,15 @@ impl<T: PartialEq> Collected<T> {
 
     /// The calls to begin with: subscribed first, asked afterwards.
     pub(crate) fn start(&mut self) -> zbus::Result<Vec<Message>> {
-        let known = format!("type='signal',interface='{MAPPER_PRIVATE}',member='{INTROSPECTED}'");
-        let mut calls = vec![
-            call_bus("AddMatch", &owner_changes(MAPPER).as_str())?,
-            call_bus("AddMatch", &known.as_str())?,
-        ];
+        let mut calls = vec![subscribe(&owner_changes(MAPPER))?, subscribe(&introspected())?];
         for member in ["InterfacesAdded", "InterfacesRemoved"] {
-            let rule =
-                format!("type='signal',interface='{OBJECT_MANAGER}',member='{member}',arg0path='{ROOT}/'");
-            calls.push(call_bus("AddMatch", &rule.as_str())?);
+            calls.push(subscribe(&objects(member, &format!("{ROOT}/")))?);
         }
         for Kind { read, .. } in self.kinds {
             let rule = format!(
                 "type='signal',interface='{PROPERTIES}',member='PropertiesChanged',path_namespace='{ROOT}',arg0='{read}'"
             );
-            calls.push(call_bus("AddMatch", &rule.as_str())?);
+            calls.push(subscribe(&rule)?);
         }
         calls.extend(self.list()?);
         Ok(calls)
@@ -149,7 +141,7 @@ impl<T: PartialEq> Collected<T> {
             .interface(MAPPER)
             .build(&(ROOT, 0_i32, interfaces))?;
         self.listing = Some(false);
-        self.awaited.insert(call.primary_header().serial_num(), Awaited::List);
+        self.awaited.insert(serial_of(&call), Awaited::List);
         Ok(Some(call))
     }
 
@@ -163,7 +155,7 @@ impl<T: PartialEq> Collected<T> {
                 .interface(PROPERTIES)
                 .build(&kind.read)?;
             (object.asked, object.stale) = (true, false);
-            self.awaited.insert(call.primary_header().serial_num(), Awaited::Object(place.clone()));
+            self.awaited.insert(serial_of(&call), Awaited::Object(place.clone()));
             calls.push(call);
         }
         Ok(calls)
@@ -211,7 +203,7 @@ impl<T: PartialEq> Collected<T> {
         });
         for place in places.into_iter().take(MOST) {
             if !self.services.contains_key(&place.service) {
-                gathered.calls.push(call_bus("AddMatch", &owner_changes(&place.service).as_str())?);
+                gathered.calls.push(subscribe(&owner_changes(&place.service))?);
                 self.services.insert(place.service.clone(), None);
             }
             let new = Object { known: Known::Unread, asked: false, stale: true };

@@ -9,7 +9,10 @@ use std::num::NonZeroU32;
 use zbus::Message;
 
 use crate::{
-    adapters::watched::{Plain, Told, Watched},
+    adapters::{
+        peer::{Outcome, Peer},
+        watched::{Plain, Told, Watched},
+    },
     logic::{diagnosis::CpuPower as Power, machine::Event},
     shell::permits::HostIndex,
 };
@@ -32,13 +35,6 @@ pub(crate) struct CpuPower {
     watched: Watched,
 }
 
-/// What came of a message.
-#[derive(Debug, Default)]
-pub(crate) struct Outcome {
-    pub(crate) calls: Vec<Message>,
-    pub(crate) events: Vec<(HostIndex, Event)>,
-}
-
 impl CpuPower {
     /// For the sensors at these paths, host by host.
     pub(crate) fn new<'a>(paths: impl Iterator<Item = Option<&'a str>>) -> Self {
@@ -52,25 +48,8 @@ impl CpuPower {
         power
     }
 
-    /// The calls to begin with.
-    pub(crate) fn start(&mut self) -> zbus::Result<Vec<Message>> {
-        self.watched.start()
-    }
-
-    /// A reply; `None` if it is not one to a call of ours.
-    pub(crate) fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Outcome>> {
-        let told = self.watched.returned(serial, reply)?;
-        Some(told.map(|told| self.take(told)))
-    }
-
-    /// A signal, of whatever kind and from whomever.
-    pub(crate) fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
-        let told = self.watched.signalled(signal)?;
-        Ok(self.take(told))
-    }
-
     fn take(&mut self, told: Told) -> Outcome {
-        let mut outcome = Outcome { calls: told.calls, events: Vec::new() };
+        let mut outcome = Outcome::of(told.calls);
         if told.news.is_empty() {
             return outcome;
         }
@@ -88,6 +67,22 @@ impl CpuPower {
             }
         }
         outcome
+    }
+}
+
+impl Peer for CpuPower {
+    fn start(&mut self) -> zbus::Result<Vec<Message>> {
+        self.watched.start()
+    }
+
+    fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Outcome>> {
+        let told = self.watched.returned(serial, reply)?;
+        Some(told.map(|told| self.take(told)))
+    }
+
+    fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
+        let told = self.watched.signalled(signal)?;
+        Ok(self.take(told))
     }
 }
 

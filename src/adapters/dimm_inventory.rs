@@ -14,9 +14,11 @@ use std::num::NonZeroU32;
 use zbus::Message;
 
 use crate::{
-    adapters::collected::{Collected, Gathered, Kind, Known, Place, Properties, plain},
+    adapters::{
+        collected::{Collected, Gathered, Kind, Known, Place, Properties, plain},
+        peer::{Outcome, Peer},
+    },
     logic::machine::Event,
-    shell::permits::HostIndex,
 };
 
 const SMBIOS: &str = "xyz.openbmc_project.Smbios.MDR_V2";
@@ -33,38 +35,14 @@ pub(crate) struct DimmInventory {
     slots: Collected<Option<bool>>,
 }
 
-/// What came of a message.
-#[derive(Debug, Default)]
-pub(crate) struct Outcome {
-    pub(crate) calls: Vec<Message>,
-    pub(crate) events: Vec<(HostIndex, Event)>,
-}
-
 impl DimmInventory {
     /// For the hosts of these ids.
     pub(crate) fn new(ids: impl Iterator<Item = u32>) -> Self {
         Self { hosts: ids.map(|id| (id, None)).collect(), slots: Collected::new(&KINDS) }
     }
 
-    /// The calls to begin with.
-    pub(crate) fn start(&mut self) -> zbus::Result<Vec<Message>> {
-        self.slots.start()
-    }
-
-    /// A reply; `None` if it is not one to a call of ours.
-    pub(crate) fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Outcome>> {
-        let gathered = self.slots.returned(serial, reply, present)?;
-        Some(gathered.map(|gathered| self.take(gathered)))
-    }
-
-    /// A signal, of whatever kind and from whomever.
-    pub(crate) fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
-        let gathered = self.slots.signalled(signal)?;
-        Ok(self.take(gathered))
-    }
-
     fn take(&mut self, gathered: Gathered) -> Outcome {
-        let mut outcome = Outcome { calls: gathered.calls, events: Vec::new() };
+        let mut outcome = Outcome::of(gathered.calls);
         if !gathered.changed {
             return outcome;
         }
@@ -80,6 +58,22 @@ impl DimmInventory {
             }
         }
         outcome
+    }
+}
+
+impl Peer for DimmInventory {
+    fn start(&mut self) -> zbus::Result<Vec<Message>> {
+        self.slots.start()
+    }
+
+    fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Outcome>> {
+        let gathered = self.slots.returned(serial, reply, present)?;
+        Some(gathered.map(|gathered| self.take(gathered)))
+    }
+
+    fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
+        let gathered = self.slots.signalled(signal)?;
+        Ok(self.take(gathered))
     }
 }
 
@@ -106,10 +100,11 @@ mod tests {
     use zbus::Variant;
 
     use super::*;
-    use crate::adapters::watched::{
-        INTROSPECTED, MAPPER_PRIVATE,
-        doubles::{calls, changed, failed, owner, reply, serial},
+    use crate::adapters::{
+        peer::{INTROSPECTED, MAPPER_PRIVATE},
+        watched::doubles::{calls, changed, failed, owner, reply, serial},
     };
+    use crate::shell::permits::HostIndex;
 
     const DIMM: &str = "xyz.openbmc_project.Inventory.Item.Dimm";
     const ITEM: &str = "xyz.openbmc_project.Inventory.Item";

@@ -4,9 +4,9 @@
 //! Owns: what was written, so that it can be resolved. Must never: write more than its limits let through (both logs may be on flash),
 //! or care whether anybody takes it.
 //!
-//! - *Redfish*: a journal line with `REDFISH_MESSAGE_ID`, which the machine's rsyslog puts where bmcweb reads. No registry
-//!   has a message for ACPI states, so a transition is `ResourceStateChanged`, and S2 is `BIOSBoot`. `DCPowerOn` and `DCPowerOff` are not
-//!   repeated: power control logs them.
+//! - *Redfish*: a journal line with `REDFISH_MESSAGE_ID`, which the machine's rsyslog puts where bmcweb reads. No registry has a
+//!   message for ACPI states, so a transition is `ResourceStateChanged` (bmcweb at 7debb892, `redfish-core/include/registries/`; it
+//!   replaces the version by its own). `BIOSBoot` is the end of POST there, not S2. `DCPowerOn` and `DCPowerOff` are power control's.
 //! - *SEL*: `IpmiSelAdd`. A record of type 22h (System ACPI Power State) cannot be made upstream; the sensor path and
 //!   the offsets are those that a fork, and perhaps upstream one day, makes one of.
 //! - *phosphor-logging*: diagnoses only, one of a kind in each boot, resolved when over.
@@ -20,7 +20,10 @@ use std::{
 use zbus::{Message, ObjectPath, Variant, message::Type};
 
 use crate::{
-    adapters::dispatch::PROPERTIES,
+    adapters::{
+        dispatch::PROPERTIES,
+        peer::{Outcome, Peer, serial_of},
+    },
     config::Events,
     logic::{
         acpi::AcpiState,
@@ -177,14 +180,9 @@ impl EventLog {
             tracing::warn!("host{id}: {left_out} event records were left out: too many in a short time");
         }
         if self.events.redfish {
-            let (message, args) = if to == AcpiState::S2D2 {
-                ("OpenBMC.0.1.BIOSBoot", String::new())
-            } else {
-                ("ResourceEvent.1.0.ResourceStateChanged", format!("{},{}", resource(id), to.name()))
-            };
             tracing::info!(
-                redfish_message_id = message,
-                redfish_message_args = args,
+                redfish_message_id = "ResourceEvent.1.0.ResourceStateChanged",
+                redfish_message_args = format!("{},{}", resource(id), to.name()),
                 "host{id}: Redfish: {} ({cause})",
                 to.name()
             );
@@ -197,7 +195,7 @@ impl EventLog {
                 .destination(SEL)
                 .interface(SEL)
                 .build(&(text, path, data.as_slice(), true, GENERATOR))?;
-            self.awaited.insert(call.primary_header().serial_num(), Awaited::Sel);
+            self.awaited.insert(serial_of(&call), Awaited::Sel);
             calls.push(call);
         }
         Ok(calls)
@@ -238,7 +236,7 @@ impl EventLog {
                 .interface(CREATE)
                 .build(&(message, level(diagnosis), data))?;
             of.entries.insert(diagnosis, Entry { path: None, over: false });
-            self.awaited.insert(call.primary_header().serial_num(), Awaited::Entry(host, diagnosis));
+            self.awaited.insert(serial_of(&call), Awaited::Entry(host, diagnosis));
             calls.push(call);
         }
         Ok(calls)
@@ -264,16 +262,13 @@ impl EventLog {
             .interface(PROPERTIES)
             .build(&(ENTRY, "Resolved", Variant::Bool(true)))?;
         of.entries.remove(&diagnosis);
-        self.awaited.insert(call.primary_header().serial_num(), Awaited::Resolved);
+        self.awaited.insert(serial_of(&call), Awaited::Resolved);
         Ok(Some(call))
     }
+}
 
-    /// A reply; `None` if it is not one to a call of ours.
-    pub(crate) fn returned(
-        &mut self,
-        serial: NonZeroU32,
-        reply: &Message,
-    ) -> Option<zbus::Result<Option<Message>>> {
+impl Peer for EventLog {
+    fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Outcome>> {
         let what = self.awaited.remove(&serial)?;
         let header = reply.header();
         if reply.message_type() != Type::MethodReturn {
@@ -291,15 +286,15 @@ impl EventLog {
             if self.noted.insert(format!("{of} {error}")) {
                 tracing::warn!("{of} does not take our records: {error}");
             }
-            return Some(Ok(None));
+            return Some(Ok(Outcome::default()));
         }
-        let Awaited::Entry(host, diagnosis) = what else { return Some(Ok(None)) };
+        let Awaited::Entry(host, diagnosis) = what else { return Some(Ok(Outcome::default())) };
         let body = reply.body();
         let path = body.deserialize::<ObjectPath<'_>>().ok().map(|path| path.as_str().to_owned());
         if let Some(entry) = self.hosts.get_mut(host).and_then(|of| of.entries.get_mut(&diagnosis)) {
             entry.path = path;
         }
-        Some(self.resolve(host, diagnosis))
+        Some(self.resolve(host, diagnosis).map(|call| Outcome::of(call.into_iter().collect())))
     }
 }
 
@@ -379,9 +374,8 @@ mod tests {
         assert_eq!(level, "xyz.openbmc_project.Logging.Entry.Level.Error");
         assert_eq!(data.get("HOST"), Some(&"host1"));
         let path = ObjectPath::try_from(PATH).unwrap();
-        assert!(
-            log.returned(serial(&calls[0]), &reply(&calls[0], ":1.2", &path)).unwrap().unwrap().is_none()
-        );
+        let made = log.returned(serial(&calls[0]), &reply(&calls[0], ":1.2", &path)).unwrap().unwrap();
+        assert!(made.calls.is_empty());
         let resolved = log.cleared(1, Diagnosis::StuckInPost).unwrap().unwrap();
         assert_eq!(resolved.header().path().unwrap().as_str(), PATH);
         assert!(log.cleared(1, Diagnosis::StuckInPost).unwrap().is_none());
@@ -396,7 +390,7 @@ mod tests {
         assert!(log.cleared(1, Diagnosis::BusStuck).unwrap().is_none());
         let path = ObjectPath::try_from(PATH).unwrap();
         let resolved = log.returned(serial(&calls[0]), &reply(&calls[0], ":1.2", &path)).unwrap().unwrap();
-        assert_eq!(resolved.unwrap().header().path().unwrap().as_str(), PATH);
+        assert_eq!(resolved.calls[0].header().path().unwrap().as_str(), PATH);
     }
 
     #[test]

@@ -14,7 +14,10 @@ use std::{
 use zbus::{Message, Variant};
 
 use crate::{
-    adapters::collected::{Collected, Gathered, Kind, Known, Place, Properties, plain},
+    adapters::{
+        collected::{Collected, Gathered, Kind, Known, Place, Properties, plain},
+        peer::{Outcome, Peer},
+    },
     logic::{machine::Event, pattern::Pattern},
     shell::permits::HostIndex,
 };
@@ -46,13 +49,6 @@ pub(crate) struct FanConfig {
     said: Hosts,
 }
 
-/// What came of a message.
-#[derive(Debug, Default)]
-pub(crate) struct Outcome {
-    pub(crate) calls: Vec<Message>,
-    pub(crate) events: Vec<(HostIndex, Event)>,
-}
-
 impl FanConfig {
     /// For our sensors: their paths, and whose they are.
     pub(crate) fn new<'a>(sensors: impl Iterator<Item = (&'a str, HostIndex)>) -> Self {
@@ -60,31 +56,8 @@ impl FanConfig {
         Self { sensors, configurations: Collected::new(&KINDS), said: Hosts::new() }
     }
 
-    /// The calls to begin with; none where there are no sensors.
-    pub(crate) fn start(&mut self) -> zbus::Result<Vec<Message>> {
-        if self.sensors.is_empty() { Ok(Vec::new()) } else { self.configurations.start() }
-    }
-
-    /// A reply; `None` if it is not one to a call of ours.
-    pub(crate) fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Outcome>> {
-        let sensors = &self.sensors;
-        let gathered = self
-            .configurations
-            .returned(serial, reply, |place, properties| judge(sensors, place, properties))?;
-        Some(gathered.map(|gathered| self.take(gathered)))
-    }
-
-    /// A signal, of whatever kind and from whomever.
-    pub(crate) fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
-        if self.sensors.is_empty() {
-            return Ok(Outcome::default());
-        }
-        let gathered = self.configurations.signalled(signal)?;
-        Ok(self.take(gathered))
-    }
-
     fn take(&mut self, gathered: Gathered) -> Outcome {
-        let mut outcome = Outcome { calls: gathered.calls, events: Vec::new() };
+        let mut outcome = Outcome::of(gathered.calls);
         if !gathered.changed {
             return outcome;
         }
@@ -118,6 +91,28 @@ impl FanConfig {
             self.said = still;
         }
         outcome
+    }
+}
+
+impl Peer for FanConfig {
+    fn start(&mut self) -> zbus::Result<Vec<Message>> {
+        if self.sensors.is_empty() { Ok(Vec::new()) } else { self.configurations.start() }
+    }
+
+    fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Outcome>> {
+        let sensors = &self.sensors;
+        let gathered = self
+            .configurations
+            .returned(serial, reply, |place, properties| judge(sensors, place, properties))?;
+        Some(gathered.map(|gathered| self.take(gathered)))
+    }
+
+    fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
+        if self.sensors.is_empty() {
+            return Ok(Outcome::default());
+        }
+        let gathered = self.configurations.signalled(signal)?;
+        Ok(self.take(gathered))
     }
 }
 

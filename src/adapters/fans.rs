@@ -20,7 +20,7 @@ use zbus::{Connection, Message, Variant, message::Type};
 use crate::{
     adapters::{
         dispatch::PROPERTIES,
-        mapper::{MAPPER, MAPPER_PATH},
+        peer::{MAPPER, MAPPER_PATH, Outcome, Peer, serial_of},
         watched::{Plain, Told, Watched},
     },
     config,
@@ -87,13 +87,6 @@ struct Host {
     guards: Vec<usize>,
 }
 
-/// What came of a message.
-#[derive(Debug, Default)]
-pub(crate) struct Outcome {
-    pub(crate) calls: Vec<Message>,
-    pub(crate) events: Vec<(HostIndex, Event)>,
-}
-
 /// The zones of all hosts.
 #[derive(Debug, Default)]
 pub(crate) struct Fans {
@@ -144,11 +137,6 @@ impl Fans {
             self.roles.push(role);
             self.watched.add(path, interface, property)
         })
-    }
-
-    /// The calls to begin with.
-    pub(crate) fn start(&mut self) -> zbus::Result<Vec<Message>> {
-        self.watched.start()
     }
 
     // ---- Orders ------------------------------------------------------------------------------------
@@ -205,7 +193,7 @@ impl Fans {
             self.found.insert(pwm, *target);
         }
         if let Some(get) = self.watched.get(pwm)? {
-            self.awaited.insert(get.primary_header().serial_num(), Awaited::Found(pwm));
+            self.awaited.insert(serial_of(&get), Awaited::Found(pwm));
             outcome.calls.push(get);
         }
         Ok(())
@@ -245,7 +233,7 @@ impl Fans {
         self.awaited.retain(
             |_, what| !matches!(what, Awaited::Manual(other, _) | Awaited::Check(other) if *other == zone),
         );
-        self.awaited.insert(call.primary_header().serial_num(), Awaited::Manual(zone, manual));
+        self.awaited.insert(serial_of(&call), Awaited::Manual(zone, manual));
         outcome.calls.push(call);
         Ok(())
     }
@@ -287,7 +275,7 @@ impl Fans {
     fn set_target(&mut self, pwm: usize, outcome: &mut Outcome) -> zbus::Result<()> {
         let Some(target) = self.target(pwm) else { return Ok(()) };
         if let Some(call) = self.watched.set(pwm, Variant::U64(target))? {
-            self.awaited.insert(call.primary_header().serial_num(), Awaited::Target(pwm));
+            self.awaited.insert(serial_of(&call), Awaited::Target(pwm));
             outcome.calls.push(call);
         } else {
             let path = self.watched.path(pwm).to_owned();
@@ -298,16 +286,6 @@ impl Fans {
 
     // ---- What is heard -----------------------------------------------------------------------------
 
-    /// A reply; `None` if it is not one to a call of ours.
-    pub(crate) fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Outcome>> {
-        if let Some(told) = self.watched.returned(serial, reply) {
-            return Some(told.and_then(|told| self.take(told)));
-        }
-        let what = self.awaited.remove(&serial)?;
-        let mut outcome = Outcome::default();
-        Some(self.answered(&what, reply, &mut outcome).map(|()| outcome))
-    }
-
     fn answered(&mut self, what: &Awaited, reply: &Message, outcome: &mut Outcome) -> zbus::Result<()> {
         let good = reply.message_type() == Type::MethodReturn;
         let header = reply.header();
@@ -315,7 +293,7 @@ impl Fans {
         match *what {
             Awaited::Manual(zone, true) if good => {
                 if let Some(get) = self.watched.get(zone)? {
-                    self.awaited.insert(get.primary_header().serial_num(), Awaited::Check(zone));
+                    self.awaited.insert(serial_of(&get), Awaited::Check(zone));
                     outcome.calls.push(get);
                 }
             }
@@ -367,14 +345,8 @@ impl Fans {
         Ok(())
     }
 
-    /// A signal, of whatever kind and from whomever.
-    pub(crate) fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
-        let told = self.watched.signalled(signal)?;
-        self.take(told)
-    }
-
     fn take(&mut self, told: Told) -> zbus::Result<Outcome> {
-        let mut outcome = Outcome { calls: told.calls, events: Vec::new() };
+        let mut outcome = Outcome::of(told.calls);
         for item in told.appeared {
             match self.roles.get(item) {
                 Some(Role::Zone) => self.zone_appeared(item, &mut outcome)?,
@@ -437,6 +409,26 @@ impl Fans {
         if self.noted.insert(what) {
             log();
         }
+    }
+}
+
+impl Peer for Fans {
+    fn start(&mut self) -> zbus::Result<Vec<Message>> {
+        self.watched.start()
+    }
+
+    fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Outcome>> {
+        if let Some(told) = self.watched.returned(serial, reply) {
+            return Some(told.and_then(|told| self.take(told)));
+        }
+        let what = self.awaited.remove(&serial)?;
+        let mut outcome = Outcome::default();
+        Some(self.answered(&what, reply, &mut outcome).map(|()| outcome))
+    }
+
+    fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
+        let told = self.watched.signalled(signal)?;
+        self.take(told)
     }
 }
 

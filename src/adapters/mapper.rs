@@ -14,16 +14,11 @@ use zbus::{Message, ObjectPath, message::Type};
 use crate::{
     adapters::{
         acpi_object::{BUS_NAME, INTERFACE},
-        bus::{BUS, call_bus},
+        peer::{MAPPER, Outcome, Peer, objects, owner_changes, serial_of, subscribe, who_serves},
     },
     logic::machine::Event,
     shell::permits::HostIndex,
 };
-
-/// The object mapper.
-pub(crate) const MAPPER: &str = "xyz.openbmc_project.ObjectMapper";
-/// Its object.
-pub(crate) const MAPPER_PATH: &str = "/xyz/openbmc_project/object_mapper";
 
 /// What is known of rivals.
 #[derive(Debug)]
@@ -39,40 +34,30 @@ impl Mapper {
         Self { hosts: paths.map(|path| (path, BTreeSet::new())).collect(), awaited: BTreeMap::new() }
     }
 
-    /// The calls to begin with.
-    pub(crate) fn start(&mut self) -> zbus::Result<Vec<Message>> {
-        let appears = format!(
-            "type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged',arg0='{MAPPER}'"
-        );
-        let mut calls = vec![call_bus("AddMatch", &appears.as_str())?];
+    fn ask(&mut self, about: impl Fn(&str) -> bool) -> zbus::Result<Vec<Message>> {
+        let mut calls = Vec::new();
+        for (host, (path, _)) in self.hosts.iter().enumerate().filter(|(_, (path, _))| about(path)) {
+            let call = who_serves(path, INTERFACE)?;
+            // Only the newest question counts.
+            self.awaited.retain(|_, asked| *asked != host);
+            self.awaited.insert(serial_of(&call), host);
+            calls.push(call);
+        }
+        Ok(calls)
+    }
+}
+
+impl Peer for Mapper {
+    fn start(&mut self) -> zbus::Result<Vec<Message>> {
+        let mut calls = vec![subscribe(&owner_changes(MAPPER))?];
         for (path, _) in &self.hosts {
-            let announced = format!(
-                "type='signal',interface='org.freedesktop.DBus.ObjectManager',member='InterfacesAdded',\
-                 arg0path='{path}'"
-            );
-            calls.push(call_bus("AddMatch", &announced.as_str())?);
+            calls.push(subscribe(&objects("InterfacesAdded", path))?);
         }
         calls.extend(self.ask(|_| true)?);
         Ok(calls)
     }
 
-    fn ask(&mut self, about: impl Fn(&str) -> bool) -> zbus::Result<Vec<Message>> {
-        let mut calls = Vec::new();
-        for (host, (path, _)) in self.hosts.iter().enumerate().filter(|(_, (path, _))| about(path)) {
-            let call = Message::method_call(MAPPER_PATH, "GetObject")
-                .destination(MAPPER)
-                .interface(MAPPER)
-                .build(&(path, [INTERFACE].as_slice()))?;
-            // Only the newest question counts.
-            self.awaited.retain(|_, asked| *asked != host);
-            self.awaited.insert(call.primary_header().serial_num(), host);
-            calls.push(call);
-        }
-        Ok(calls)
-    }
-
-    /// What a reply says, if it is one to a call of ours and says anything new.
-    pub(crate) fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<(HostIndex, Event)> {
+    fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Outcome>> {
         let host = self.awaited.remove(&serial)?;
         let (path, rivals) = self.hosts.get_mut(host)?;
         let body = reply.body();
@@ -83,7 +68,7 @@ impl Mapper {
         };
         let others: BTreeSet<_> = services.into_keys().filter(|name| name != BUS_NAME).collect();
         if others == *rivals {
-            return None;
+            return Some(Ok(Outcome::default()));
         }
         for name in others.difference(rivals) {
             tracing::warn!(
@@ -92,23 +77,24 @@ impl Mapper {
             );
         }
         *rivals = others;
-        Some((host, Event::Rival(!rivals.is_empty())))
+        let events = vec![(host, Event::Rival(!rivals.is_empty()))];
+        Some(Ok(Outcome { events, ..Outcome::default() }))
     }
 
-    /// The calls that a signal asks for.
-    pub(crate) fn signalled(&mut self, signal: &Message) -> zbus::Result<Vec<Message>> {
+    fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
         let header = signal.header();
         let body = signal.body();
-        match header.member().map_or("", zbus::names::MemberName::as_str) {
+        let calls = match header.member().map_or("", zbus::names::MemberName::as_str) {
             "NameOwnerChanged" => match body.deserialize::<(&str, &str, &str)>() {
-                Ok((MAPPER, _, new)) if !new.is_empty() => self.ask(|_| true),
-                Ok(_) | Err(_) => Ok(Vec::new()),
+                Ok((MAPPER, _, new)) if !new.is_empty() => self.ask(|_| true)?,
+                Ok(_) | Err(_) => Vec::new(),
             },
             "InterfacesAdded" => {
                 let announced = body.deserialize_ignore_signature::<ObjectPath<'_>>();
-                self.ask(|path| announced.as_ref().is_ok_and(|announced| announced.as_str() == path))
+                self.ask(|path| announced.as_ref().is_ok_and(|announced| announced.as_str() == path))?
             }
-            _ => Ok(Vec::new()),
-        }
+            _ => Vec::new(),
+        };
+        Ok(Outcome::of(calls))
     }
 }

@@ -18,6 +18,7 @@ pub mod i2c;
 mod mapper;
 pub(crate) mod objects;
 mod owner;
+pub(crate) mod peer;
 mod power_state;
 pub(crate) mod sensor_objects;
 pub mod spd_mux;

@@ -12,10 +12,7 @@ use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 use zbus::{Message, Variant};
 
 use crate::{
-    adapters::{
-        bus::{BUS, BUS_PATH, call_bus},
-        dispatch::PROPERTIES,
-    },
+    adapters::peer::{BUS, BUS_PATH, Outcome, Peer, call_bus, changes, get, serial_of, subscribe},
     logic::{
         evidence::{Chassis, Host, Os},
         machine::Event,
@@ -107,17 +104,6 @@ enum Awaited {
     Value(usize),
 }
 
-/// What a message meant.
-#[derive(Debug, Default)]
-pub(crate) struct Outcome {
-    /// For the event loop, in order.
-    pub(crate) events: Vec<(HostIndex, Event)>,
-    /// To be sent.
-    pub(crate) calls: Vec<Message>,
-    /// A value could not be read: call [`PowerState::retry`] after this long.
-    pub(crate) retry: Option<Duration>,
-}
-
 /// The watcher of all hosts.
 #[derive(Debug)]
 pub(crate) struct PowerState {
@@ -128,6 +114,8 @@ pub(crate) struct PowerState {
     /// Names whose first owner has not been told yet; until then nothing is read.
     unresolved: usize,
     retry: Duration,
+    /// A value could not be read: call [`PowerState::retry`] after this long.
+    retry_after: Option<Duration>,
 }
 
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -151,110 +139,13 @@ impl PowerState {
             awaited: BTreeMap::new(),
             unresolved: 0,
             retry: FIRST_RETRY,
+            retry_after: None,
         }
     }
 
-    /// The calls to begin with: subscribed first, asked afterwards.
-    pub(crate) fn start(&mut self) -> zbus::Result<Vec<Message>> {
-        let mut calls = vec![call_bus(
-            "AddMatch",
-            &"type='signal',sender='org.freedesktop.DBus',interface='org.freedesktop.DBus',\
-              member='NameOwnerChanged',arg0namespace='xyz.openbmc_project.State'",
-        )?];
-        for source in &self.sources {
-            calls.push(call_bus(
-                "AddMatch",
-                &format!(
-                    "type='signal',interface='{PROPERTIES}',member='PropertiesChanged',path='{}',arg0='{}'",
-                    source.path,
-                    source.kind.interface()
-                )
-                .as_str(),
-            )?);
-        }
-        let mut names: Vec<&String> = self.sources.iter().flat_map(|source| &source.names).collect();
-        names.sort_unstable();
-        names.dedup();
-        for name in names {
-            let call = call_bus("GetNameOwner", &name.as_str())?;
-            self.awaited.insert(call.primary_header().serial_num(), Awaited::Owner(name.clone()));
-            self.unresolved += 1;
-            calls.push(call);
-        }
-        Ok(calls)
-    }
-
-    /// A reply to a call of ours; `None` if it is not one of these.
-    pub(crate) fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Outcome>> {
-        let what = self.awaited.remove(&serial)?;
-        let good = reply.message_type() == zbus::message::Type::MethodReturn;
-        let body = reply.body();
-        Some(match what {
-            Awaited::Owner(name) => {
-                self.unresolved -= 1;
-                let owner = if good { body.deserialize::<&str>().ok() } else { None };
-                self.set_owner(&name, owner.unwrap_or_default());
-                self.follow_owners()
-            }
-            Awaited::Value(index) => {
-                let mut outcome = Outcome::default();
-                if let Some(source) = self.sources.get(index) {
-                    let value = if good { body.deserialize::<Variant<'_>>().ok() } else { None };
-                    let text = value.as_ref().and_then(text);
-                    outcome.events.push((source.host, source.kind.event(text)));
-                    if good {
-                        self.retry = FIRST_RETRY;
-                    } else if source.kind != Kind::Os {
-                        // A service that has its name before its objects. A board without POST
-                        // complete never has OS status, so that one is not asked again.
-                        outcome.retry = Some(self.retry);
-                        self.retry = LAST_RETRY.min(self.retry.saturating_mul(2));
-                    }
-                }
-                Ok(outcome)
-            }
-        })
-    }
-
-    /// A signal, of whatever kind and from whomever.
-    pub(crate) fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
-        let header = signal.header();
-        let (Some(sender), Some(path), Some(member)) = (header.sender(), header.path(), header.member())
-        else {
-            return Ok(Outcome::default());
-        };
-        let body = signal.body();
-        match member.as_str() {
-            "NameOwnerChanged" if path.as_str() == BUS_PATH && sender.as_str() == BUS => {
-                let Ok((name, _, new)) = body.deserialize::<(&str, &str, &str)>() else {
-                    return Ok(Outcome::default());
-                };
-                self.set_owner(name, new);
-                self.follow_owners()
-            }
-            "PropertiesChanged" => {
-                let Ok((interface, changed, invalidated)) =
-                    body.deserialize::<(&str, BTreeMap<&str, Variant<'_>>, Vec<&str>)>()
-                else {
-                    return Ok(Outcome::default());
-                };
-                let source = self.sources.iter().find(|source| {
-                    source.kind.interface() == interface
-                        && source.path == path.as_str()
-                        && source.owner.as_deref() == Some(sender.as_str())
-                });
-                let Some(source) = source else { return Ok(Outcome::default()) };
-                let mut outcome = Outcome::default();
-                if let Some(value) = changed.get(source.kind.property()) {
-                    outcome.events.push((source.host, source.kind.event(text(value))));
-                } else if invalidated.contains(&source.kind.property()) {
-                    let host = source.host;
-                    self.read(host, &mut outcome)?;
-                }
-                Ok(outcome)
-            }
-            _ => Ok(Outcome::default()),
-        }
+    /// How long from now until [`PowerState::retry`] is to be called; said once.
+    pub(crate) fn retry_after(&mut self) -> Option<Duration> {
+        self.retry_after.take()
     }
 
     /// Reads everything again that has an owner.
@@ -309,14 +200,105 @@ impl PowerState {
         self.awaited.retain(|_, what| !matches!(what, Awaited::Value(index) if of_host(sources, *index)));
         for (index, source) in self.sources.iter().enumerate().filter(|(_, source)| source.host == host) {
             let Some(owner) = &source.owner else { continue };
-            let call = Message::method_call(source.path.as_str(), "Get")
-                .destination(owner.as_str())
-                .interface(PROPERTIES)
-                .build(&(source.kind.interface(), source.kind.property()))?;
-            self.awaited.insert(call.primary_header().serial_num(), Awaited::Value(index));
+            let call = get(owner, &source.path, source.kind.interface(), source.kind.property())?;
+            self.awaited.insert(serial_of(&call), Awaited::Value(index));
             outcome.calls.push(call);
         }
         Ok(())
+    }
+}
+
+impl Peer for PowerState {
+    fn start(&mut self) -> zbus::Result<Vec<Message>> {
+        let owners = format!(
+            "type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged',\
+             arg0namespace='xyz.openbmc_project.State'"
+        );
+        let mut calls = vec![subscribe(&owners)?];
+        for source in &self.sources {
+            calls.push(subscribe(&changes(&source.path, source.kind.interface()))?);
+        }
+        let mut names: Vec<&String> = self.sources.iter().flat_map(|source| &source.names).collect();
+        names.sort_unstable();
+        names.dedup();
+        for name in names {
+            let call = call_bus("GetNameOwner", &name.as_str())?;
+            self.awaited.insert(serial_of(&call), Awaited::Owner(name.clone()));
+            self.unresolved += 1;
+            calls.push(call);
+        }
+        Ok(calls)
+    }
+
+    fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Outcome>> {
+        let what = self.awaited.remove(&serial)?;
+        let good = reply.message_type() == zbus::message::Type::MethodReturn;
+        let body = reply.body();
+        Some(match what {
+            Awaited::Owner(name) => {
+                self.unresolved -= 1;
+                let owner = if good { body.deserialize::<&str>().ok() } else { None };
+                self.set_owner(&name, owner.unwrap_or_default());
+                self.follow_owners()
+            }
+            Awaited::Value(index) => {
+                let mut outcome = Outcome::default();
+                if let Some(source) = self.sources.get(index) {
+                    let value = if good { body.deserialize::<Variant<'_>>().ok() } else { None };
+                    let text = value.as_ref().and_then(text);
+                    outcome.events.push((source.host, source.kind.event(text)));
+                    if good {
+                        self.retry = FIRST_RETRY;
+                    } else if source.kind != Kind::Os {
+                        // A service that has its name before its objects. A board without POST
+                        // complete never has OS status, so that one is not asked again.
+                        self.retry_after.get_or_insert(self.retry);
+                        self.retry = LAST_RETRY.min(self.retry.saturating_mul(2));
+                    }
+                }
+                Ok(outcome)
+            }
+        })
+    }
+
+    fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
+        let header = signal.header();
+        let (Some(sender), Some(path), Some(member)) = (header.sender(), header.path(), header.member())
+        else {
+            return Ok(Outcome::default());
+        };
+        let body = signal.body();
+        match member.as_str() {
+            "NameOwnerChanged" if path.as_str() == BUS_PATH && sender.as_str() == BUS => {
+                let Ok((name, _, new)) = body.deserialize::<(&str, &str, &str)>() else {
+                    return Ok(Outcome::default());
+                };
+                self.set_owner(name, new);
+                self.follow_owners()
+            }
+            "PropertiesChanged" => {
+                let Ok((interface, changed, invalidated)) =
+                    body.deserialize::<(&str, BTreeMap<&str, Variant<'_>>, Vec<&str>)>()
+                else {
+                    return Ok(Outcome::default());
+                };
+                let source = self.sources.iter().find(|source| {
+                    source.kind.interface() == interface
+                        && source.path == path.as_str()
+                        && source.owner.as_deref() == Some(sender.as_str())
+                });
+                let Some(source) = source else { return Ok(Outcome::default()) };
+                let mut outcome = Outcome::default();
+                if let Some(value) = changed.get(source.kind.property()) {
+                    outcome.events.push((source.host, source.kind.event(text(value))));
+                } else if invalidated.contains(&source.kind.property()) {
+                    let host = source.host;
+                    self.read(host, &mut outcome)?;
+                }
+                Ok(outcome)
+            }
+            _ => Ok(Outcome::default()),
+        }
     }
 }
 

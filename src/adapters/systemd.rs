@@ -12,7 +12,7 @@ use std::{
 use zbus::{Message, ObjectPath};
 
 use crate::{
-    adapters::bus::call_bus,
+    adapters::peer::{Outcome, Peer, serial_of, subscribe},
     config::Targets,
     logic::machine::{Epoch, Event, Target, UnitOrder},
     shell::permits::HostIndex,
@@ -74,7 +74,7 @@ impl Systemd {
             of.jobs.clear();
             for unit in &of.units {
                 let call = manager("StopUnit", &(unit.as_str(), "replace"))?;
-                of.calls.insert(call.primary_header().serial_num());
+                of.calls.insert(serial_of(&call));
                 calls.push(call);
             }
         }
@@ -87,18 +87,14 @@ impl Systemd {
         let mut calls = Vec::new();
         for unit in units {
             let call = manager("StartUnit", &(unit.as_str(), "replace"))?;
-            self.calls.insert(call.primary_header().serial_num(), (unit, true));
+            self.calls.insert(serial_of(&call), (unit, true));
             calls.push(call);
         }
         Ok(calls)
     }
 
     /// What became of a unit to quiesce, and whether that was the last; `None` if it is none of these.
-    pub(crate) fn quiesce_returned(
-        &mut self,
-        serial: NonZeroU32,
-        reply: &Message,
-    ) -> Option<Vec<(HostIndex, Event)>> {
+    fn quiesce_returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<Vec<(HostIndex, Event)>> {
         let host = self.quiesce.iter().position(|of| of.calls.contains(&serial))?;
         let of = self.quiesce.get_mut(host)?;
         of.calls.remove(&serial);
@@ -115,29 +111,14 @@ impl Systemd {
     }
 
     /// A job has ended: perhaps the last one that a barrier waits for.
-    pub(crate) fn quiesce_signalled(&mut self, signal: &Message) -> Option<(HostIndex, Event)> {
-        if self.quiesce.iter().all(|of| of.jobs.is_empty())
-            || signal.header().member().is_none_or(|member| member.as_str() != "JobRemoved")
-        {
-            return None;
-        }
-        let body = signal.body();
-        let (_, job, unit, result) = body.deserialize::<(u32, ObjectPath<'_>, &str, &str)>().ok()?;
-        let host = self.quiesce.iter().position(|of| of.jobs.contains(job.as_str()))?;
+    fn quiesce_ended(&mut self, job: &str, unit: &str, result: &str) -> Option<(HostIndex, Event)> {
+        let host = self.quiesce.iter().position(|of| of.jobs.contains(job))?;
         let of = self.quiesce.get_mut(host)?;
-        of.jobs.remove(job.as_str());
+        of.jobs.remove(job);
         if result != "done" {
             tracing::warn!("{unit}: stopping it ended with {result:?}");
         }
         of.is_done().then_some((host, Event::Quiesced { epoch: of.epoch }))
-    }
-
-    /// The calls to begin with: without Subscribe the manager sends no `JobRemoved`.
-    pub(crate) fn start() -> zbus::Result<Vec<Message>> {
-        let rule = format!(
-            "type='signal',sender='{SYSTEMD}',path='{SYSTEMD_PATH}',interface='{MANAGER}',member='JobRemoved'"
-        );
-        Ok(vec![call_bus("AddMatch", &rule.as_str())?, manager("Subscribe", &())?])
     }
 
     /// The calls an order of this host means.
@@ -163,16 +144,16 @@ impl Systemd {
                     continue;
                 }
                 let call = manager(member, &(unit.as_str(), "replace"))?;
-                self.calls.insert(call.primary_header().serial_num(), (unit.clone(), member != "StopUnit"));
+                self.calls.insert(serial_of(&call), (unit.clone(), member != "StopUnit"));
                 calls.push(call);
             }
         }
         Ok(calls)
     }
 
-    /// A reply to a call of ours. False if it is not.
-    pub(crate) fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> bool {
-        let Some((unit, starts)) = self.calls.remove(&serial) else { return false };
+    /// The reply to a call for an order; `None` if it is not one.
+    fn order_returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<()> {
+        let (unit, starts) = self.calls.remove(&serial)?;
         let header = reply.header();
         if let Some(error) = header.error_name() {
             // Nothing to stop is what stopping is for.
@@ -194,17 +175,12 @@ impl Systemd {
             }
             self.jobs.insert(job.as_str().to_owned(), unit);
         }
-        true
+        Some(())
     }
 
-    /// A signal, of whatever kind.
-    pub(crate) fn signalled(&mut self, signal: &Message) {
-        if signal.header().member().is_none_or(|member| member.as_str() != "JobRemoved") {
-            return;
-        }
-        let body = signal.body();
-        let Ok((_, job, _, result)) = body.deserialize::<(u32, ObjectPath<'_>, &str, &str)>() else { return };
-        let Some(unit) = self.jobs.remove(job.as_str()) else { return };
+    /// A job of an order has ended.
+    fn order_ended(&mut self, job: &str, result: &str) {
+        let Some(unit) = self.jobs.remove(job) else { return };
         // A job that gave way to the next state's is canceled, which is as it should be.
         match result {
             "done" | "canceled" => tracing::debug!("{unit}: job {result}"),
@@ -216,6 +192,37 @@ impl Systemd {
         if self.noted.len() < MOST_OUTSTANDING && self.noted.insert(what.to_owned()) {
             log();
         }
+    }
+}
+
+impl Peer for Systemd {
+    /// Without Subscribe the manager sends no `JobRemoved`.
+    fn start(&mut self) -> zbus::Result<Vec<Message>> {
+        let rule = format!(
+            "type='signal',sender='{SYSTEMD}',path='{SYSTEMD_PATH}',interface='{MANAGER}',member='JobRemoved'"
+        );
+        Ok(vec![subscribe(&rule)?, manager("Subscribe", &())?])
+    }
+
+    fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Outcome>> {
+        let events = match self.quiesce_returned(serial, reply) {
+            Some(quiet) => quiet,
+            None => self.order_returned(serial, reply).map(|()| Vec::new())?,
+        };
+        Some(Ok(Outcome { events, ..Outcome::default() }))
+    }
+
+    fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
+        let mut outcome = Outcome::default();
+        if signal.header().member().is_none_or(|member| member.as_str() != "JobRemoved") {
+            return Ok(outcome);
+        }
+        let body = signal.body();
+        if let Ok((_, job, unit, result)) = body.deserialize::<(u32, ObjectPath<'_>, &str, &str)>() {
+            self.order_ended(job.as_str(), result);
+            outcome.events.extend(self.quiesce_ended(job.as_str(), unit, result));
+        }
+        Ok(outcome)
     }
 }
 
@@ -243,6 +250,15 @@ mod tests {
             .unwrap()
     }
 
+    /// What came of this reply; `None` if nobody asked.
+    fn returned(systemd: &mut Systemd, call: &Message, reply: &Message) -> Option<Vec<(HostIndex, Event)>> {
+        Some(systemd.returned(serial(call), reply)?.unwrap().events)
+    }
+
+    fn ended(systemd: &mut Systemd, job: &str) -> Vec<(HostIndex, Event)> {
+        systemd.signalled(&removed(job)).unwrap().events
+    }
+
     #[test]
     fn quiet_when_the_last_job_has_ended() {
         let mut systemd = systemd();
@@ -250,12 +266,11 @@ mod tests {
         assert_eq!(calls.len(), 2);
         for (call, job) in calls.iter().zip(["/job/1", "/job/2"]) {
             let job = ObjectPath::try_from(job).unwrap();
-            assert_eq!(systemd.quiesce_returned(serial(call), &reply(call, ":1.0", &job)), Some(Vec::new()));
+            assert_eq!(returned(&mut systemd, call, &reply(call, ":1.0", &job)), Some(Vec::new()));
         }
-        assert_eq!(systemd.quiesce_signalled(&removed("/job/2")), None);
-        assert_eq!(systemd.quiesce_signalled(&removed("/job/9")), None);
-        let quiet = Some((1, Event::Quiesced { epoch: Epoch(5) }));
-        assert_eq!(systemd.quiesce_signalled(&removed("/job/1")), quiet);
+        assert_eq!(ended(&mut systemd, "/job/2"), []);
+        assert_eq!(ended(&mut systemd, "/job/9"), []);
+        assert_eq!(ended(&mut systemd, "/job/1"), [(1, Event::Quiesced { epoch: Epoch(5) })]);
         assert_eq!(systemd.unquiesce(1).unwrap().len(), 2);
     }
 
@@ -264,9 +279,9 @@ mod tests {
         let mut systemd = systemd();
         let old = systemd.quiesce(1, Epoch(5)).unwrap();
         let calls = systemd.quiesce(1, Epoch(6)).unwrap();
-        assert_eq!(systemd.quiesce_returned(serial(&old[0]), &failed(&old[0])), None);
-        assert_eq!(systemd.quiesce_returned(serial(&calls[0]), &failed(&calls[0])), Some(Vec::new()));
+        assert_eq!(returned(&mut systemd, &old[0], &failed(&old[0])), None);
+        assert_eq!(returned(&mut systemd, &calls[0], &failed(&calls[0])), Some(Vec::new()));
         let quiet = Some(vec![(1, Event::Quiesced { epoch: Epoch(6) })]);
-        assert_eq!(systemd.quiesce_returned(serial(&calls[1]), &failed(&calls[1])), quiet);
+        assert_eq!(returned(&mut systemd, &calls[1], &failed(&calls[1])), quiet);
     }
 }

@@ -13,16 +13,12 @@ use std::{
 use zbus::{Message, ObjectPath, Variant, message::Type};
 
 use crate::adapters::{
-    bus::{BUS, call_bus},
     dispatch::PROPERTIES,
-    mapper::{MAPPER, MAPPER_PATH},
+    peer::{
+        self, BUS, INTROSPECTED, MAPPER, changes, introspected, objects, owner_changes, serial_of, subscribe,
+        who_serves,
+    },
 };
-
-/// Where the mapper says that it has looked at a new service (phosphor-objmgr:src/main.cpp,
-/// `sendIntrospectionCompleteSignal`).
-pub(crate) const MAPPER_PRIVATE: &str = "xyz.openbmc_project.ObjectMapper.Private";
-/// Its signal there, with the service's name.
-pub(crate) const INTROSPECTED: &str = "IntrospectionComplete";
 
 /// A value of one of the types that are followed.
 #[derive(Clone, PartialEq, Debug)]
@@ -114,21 +110,10 @@ impl Watched {
         if self.items.is_empty() {
             return Ok(Vec::new());
         }
-        let known = format!("type='signal',interface='{MAPPER_PRIVATE}',member='{INTROSPECTED}'");
-        let mut calls = vec![
-            call_bus("AddMatch", &owner_changes(MAPPER).as_str())?,
-            call_bus("AddMatch", &known.as_str())?,
-        ];
-        for item in &self.items {
-            let Item { path, interface, .. } = item;
-            let changes = format!(
-                "type='signal',interface='{PROPERTIES}',member='PropertiesChanged',path='{path}',arg0='{interface}'"
-            );
-            let announced = format!(
-                "type='signal',interface='org.freedesktop.DBus.ObjectManager',member='InterfacesAdded',arg0path='{path}'"
-            );
-            calls.push(call_bus("AddMatch", &changes.as_str())?);
-            calls.push(call_bus("AddMatch", &announced.as_str())?);
+        let mut calls = vec![subscribe(&owner_changes(MAPPER))?, subscribe(&introspected())?];
+        for Item { path, interface, .. } in &self.items {
+            calls.push(subscribe(&changes(path, interface))?);
+            calls.push(subscribe(&objects("InterfacesAdded", path))?);
         }
         for item in 0..self.items.len() {
             calls.extend(self.look_up(item)?);
@@ -139,13 +124,10 @@ impl Watched {
     /// Asks the mapper who has it.
     fn look_up(&mut self, index: usize) -> zbus::Result<Option<Message>> {
         let Some(item) = self.items.get(index) else { return Ok(None) };
-        let call = Message::method_call(MAPPER_PATH, "GetObject")
-            .destination(MAPPER)
-            .interface(MAPPER)
-            .build(&(&item.path, [item.interface].as_slice()))?;
+        let call = who_serves(&item.path, item.interface)?;
         // Only the newest question counts.
         self.awaited.retain(|_, asked| !matches!(asked, Awaited::Service(other) if *other == index));
-        self.awaited.insert(call.primary_header().serial_num(), Awaited::Service(index));
+        self.awaited.insert(serial_of(&call), Awaited::Service(index));
         Ok(Some(call))
     }
 
@@ -153,7 +135,7 @@ impl Watched {
     pub(crate) fn read(&mut self, index: usize) -> zbus::Result<Option<Message>> {
         let Some(call) = self.get(index)? else { return Ok(None) };
         self.awaited.retain(|_, asked| !matches!(asked, Awaited::Value(other) if *other == index));
-        self.awaited.insert(call.primary_header().serial_num(), Awaited::Value(index));
+        self.awaited.insert(serial_of(&call), Awaited::Value(index));
         Ok(Some(call))
     }
 
@@ -161,11 +143,7 @@ impl Watched {
     pub(crate) fn get(&self, index: usize) -> zbus::Result<Option<Message>> {
         let Some(item) = self.items.get(index) else { return Ok(None) };
         let Some(service) = &item.service else { return Ok(None) };
-        Message::method_call(item.path.as_str(), "Get")
-            .destination(service.as_str())
-            .interface(PROPERTIES)
-            .build(&(item.interface, item.property))
-            .map(Some)
+        peer::get(service, &item.path, item.interface, item.property).map(Some)
     }
 
     /// A call that Sets it; `None` if nobody has it.
@@ -206,7 +184,7 @@ impl Watched {
             item.owner = None;
         }
         if self.followed.insert(service.clone()) {
-            told.calls.push(call_bus("AddMatch", &owner_changes(&service).as_str())?);
+            told.calls.push(subscribe(&owner_changes(&service))?);
         }
         told.appeared.push(index);
         told.calls.extend(self.read(index)?);
@@ -308,16 +286,12 @@ impl Watched {
     }
 }
 
-/// The rule that tells who owns a name.
-pub(crate) fn owner_changes(name: &str) -> String {
-    format!("type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged',arg0='{name}'")
-}
-
 #[cfg(test)]
 pub(crate) mod doubles {
     //! Messages as a bus and its services send them.
 
     use super::*;
+    pub(crate) use crate::adapters::peer::serial_of as serial;
 
     /// A reply of `sender` to this call.
     pub(crate) fn reply<B>(call: &Message, sender: &str, body: &B) -> Message
@@ -368,15 +342,12 @@ pub(crate) mod doubles {
         let is = |call: &&Message| call.header().member().is_some_and(|m| m.as_str() == member);
         calls.iter().filter(is).collect()
     }
-
-    pub(crate) fn serial(call: &Message) -> NonZeroU32 {
-        call.primary_header().serial_num()
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{doubles::*, *};
+    use crate::adapters::peer::{MAPPER_PATH, MAPPER_PRIVATE};
 
     const PATH: &str = "/xyz/openbmc_project/sensors/power/CPU0";
     const VALUE: &str = "xyz.openbmc_project.Sensor.Value";

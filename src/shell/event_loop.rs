@@ -119,22 +119,13 @@ pub(crate) struct EventLoop {
     wall: Wall,
     permits: Permits,
     machines: Vec<Machine>,
-    views: Vec<View>,
-    sensors: Sensors,
-    sensor_names: Vec<String>,
-    /// Hosts of whose DIMMs enough is known since the gate opened.
-    dimms_known: Vec<bool>,
-    /// What each host was last told of its DIMM sensors, and in which opening.
-    answering: Vec<Option<(Epoch, (u16, bool))>>,
-    /// Hosts that were told that a bus is stuck.
-    stuck: Vec<bool>,
+    /// What was last said of each.
+    said: Vec<Said>,
     /// The SPD mux of each host that has one.
     muxes: Vec<Option<Mux>>,
-    /// What each host's fans were last told; `None` before rule 6 has decided.
-    fans: Vec<Option<Fans>>,
+    sensors: Sensors,
+    sensor_names: Vec<String>,
     memory: Memory,
-    /// What was last handed off for storage.
-    stored: Vec<Option<Stored>>,
     inputs: UnboundedReceiver<Input>,
     outputs: UnboundedSender<Output>,
     feed_every: Option<Duration>,
@@ -145,6 +136,25 @@ pub(crate) struct EventLoop {
     stop_within: Duration,
     /// The daemon is ending, at the latest then.
     stop_at: Option<Instant>,
+}
+
+/// What was last said of a host, so that it is said again only when it is another.
+struct Said {
+    view: View,
+    /// To its fans; `None` before rule 6 has decided.
+    fans: Option<Fans>,
+    /// For storage.
+    stored: Option<Stored>,
+    /// To its machine.
+    dimms: Option<Dimms>,
+}
+
+/// What is known of a host's DIMM sensors in one opening of its gate.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Dimms {
+    epoch: Epoch,
+    known: bool,
+    answering: (u16, bool),
 }
 
 /// What the loop chose to do next.
@@ -164,22 +174,18 @@ impl EventLoop {
         stop_within: Duration,
     ) -> Self {
         let wall = Wall::now(&clock);
-        let views = machines.iter().map(|machine| view(machine, &wall)).collect();
+        let said = |machine| Said { view: view(machine, &wall), fans: None, stored: None, dimms: None };
+        let said = machines.iter().map(said).collect();
         Self {
             clock,
             wall,
             permits,
+            machines,
+            said,
+            muxes: Vec::new(),
             sensors: Sensors::default(),
             sensor_names: Vec::new(),
-            dimms_known: vec![false; machines.len()],
-            answering: vec![None; machines.len()],
-            stuck: vec![false; machines.len()],
-            muxes: Vec::new(),
-            fans: vec![None; machines.len()],
-            stored: vec![None; machines.len()],
             memory: Memory::default(),
-            machines,
-            views,
             inputs,
             outputs,
             feed_every,
@@ -206,8 +212,8 @@ impl EventLoop {
     }
 
     /// What the objects show before anything has happened.
-    pub(crate) fn views(&self) -> &[View] {
-        &self.views
+    pub(crate) fn views(&self) -> impl Iterator<Item = &View> {
+        self.said.iter().map(|said| &said.view)
     }
 
     /// Runs until it is told to stop and the buses are quiet, or `ack_cap` later. Fails only if there
@@ -286,27 +292,25 @@ impl EventLoop {
         self.tell_of_dimms();
     }
 
-    /// Tells the machines when the fans need not wait for DIMMs any more.
+    /// Tells the machines of their DIMM sensors: how many answer, and when the fans need not wait for them any more.
     fn tell_of_dimms(&mut self) {
         for host in 0..self.machines.len() {
-            let Some(machine) = self.machines.get(host) else { continue };
-            let open = machine.is_open();
-            let known = open && self.sensors.dimms_known(host);
-            let epoch = machine.epoch();
-            let was_known = self.dimms_known.get_mut(host).map(|was| std::mem::replace(was, known));
-            if known && was_known == Some(false) {
+            let (Some(machine), Some(said)) = (self.machines.get(host), self.said.get_mut(host)) else {
+                continue;
+            };
+            if !machine.is_open() {
+                continue;
+            }
+            let (epoch, known) = (machine.epoch(), self.sensors.dimms_known(host));
+            let dimms = Dimms { epoch, known, answering: self.sensors.dimms_answering(host) };
+            if said.dimms.replace(dimms) == Some(dimms) {
+                continue;
+            }
+            if known {
                 self.step(host, Event::DimmsKnown { epoch });
             }
-            let count = self.sensors.dimms_answering(host);
-            if open
-                && self
-                    .answering
-                    .get_mut(host)
-                    .is_some_and(|last| last.replace((epoch, count)) != Some((epoch, count)))
-            {
-                let (answering, required_silent) = count;
-                self.step(host, Event::Dimms { epoch, answering, required_silent });
-            }
+            let (answering, required_silent) = dimms.answering;
+            self.step(host, Event::Dimms { epoch, answering, required_silent });
         }
     }
 
@@ -324,10 +328,9 @@ impl EventLoop {
                 }
             }
         }
-        for host in 0..if changed { self.machines.len() } else { 0 } {
-            let stuck = self.sensors.bus_stuck(host);
-            if self.stuck.get_mut(host).is_some_and(|was| std::mem::replace(was, stuck) != stuck) {
-                self.step(host, Event::BusStuck(stuck));
+        if changed {
+            for host in 0..self.machines.len() {
+                self.step(host, Event::BusStuck(self.sensors.bus_stuck(host)));
             }
         }
     }
@@ -338,12 +341,14 @@ impl EventLoop {
         let effects = machine.step(now, event);
         self.set_permits();
         self.note(host);
+        let mut answering = true;
         for effect in effects {
             let before_the_answer = matches!(
                 effect,
                 Effect::Publish { .. } | Effect::Answer(_) | Effect::Quiesce(_) | Effect::MuxToHost(_)
             );
-            if !before_the_answer {
+            if answering && !before_the_answer {
+                answering = false;
                 // The first thing after the answer: fan control must not take what is off for broken.
                 self.show_sensors();
             }
@@ -424,13 +429,13 @@ impl EventLoop {
 
     /// Hands off what the fans do, where it changed; behind the answers, if any wait.
     fn order_fans(&mut self) {
-        for (host, (machine, last)) in self.machines.iter().zip(&mut self.fans).enumerate() {
+        for (host, (machine, said)) in self.machines.iter().zip(&mut self.said).enumerate() {
             let ready = machine.is_decided() && machine.has_zones() && self.stop_at.is_none();
             if machine.is_draining() || !ready {
                 continue;
             }
             let fans = machine.fans();
-            if last.replace(fans) != Some(fans) {
+            if said.fans.replace(fans) != Some(fans) {
                 self.outputs.send(Output::Fans(host, fans)).unwrap_or_default();
             }
         }
@@ -449,17 +454,17 @@ impl EventLoop {
 
     /// Hands off what the Trackers show, where it changed; behind the answers, if any wait.
     fn track(&mut self) {
-        for (host, (machine, last)) in self.machines.iter().zip(&mut self.views).enumerate() {
+        for (host, (machine, said)) in self.machines.iter().zip(&mut self.said).enumerate() {
             if machine.is_draining() {
                 continue;
             }
             let view = view(machine, &self.wall);
-            if view != *last {
-                for (diagnosis, raised) in report(machine, &last.diagnoses, &view.diagnoses) {
+            if view != said.view {
+                for (diagnosis, raised) in report(machine, &said.view.diagnoses, &view.diagnoses) {
                     let output = Output::Diagnosis { host, diagnosis, raised: raised.map(Box::new) };
                     self.outputs.send(output).unwrap_or_default();
                 }
-                last.clone_from(&view);
+                said.view.clone_from(&view);
                 self.outputs.send(Output::Track(host, Box::new(view))).unwrap_or_default();
             }
         }
@@ -474,12 +479,12 @@ impl EventLoop {
 
     /// Hands off what is to be stored, where it changed; behind the answers, if any wait and will get one.
     fn store(&mut self, over: bool) {
-        for (host, (machine, last)) in self.machines.iter().zip(&mut self.stored).enumerate() {
+        for (host, (machine, said)) in self.machines.iter().zip(&mut self.said).enumerate() {
             if machine.is_draining() && !over {
                 continue;
             }
             if let Some(stored) = machine.to_store()
-                && last.replace(stored) != Some(stored)
+                && said.stored.replace(stored) != Some(stored)
             {
                 self.outputs.send(Output::Store(host, stored)).unwrap_or_default();
             }
