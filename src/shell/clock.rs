@@ -4,7 +4,10 @@
 //! It can run faster than life, so that the demo and soaks see hours pass in seconds. What a host
 //! or a bus feels directly (transfers, `ack_cap`, the gate's lease, the watchdog) is real time.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use crate::logic::time::Time;
 
@@ -13,6 +16,36 @@ use crate::logic::time::Time;
 pub struct Clock {
     origin: Instant,
     speed: u32,
+    hand: Option<&'static Hand>,
+}
+
+/// Moves a clock that stands still otherwise, so that a test sees hours pass instant by instant.
+#[derive(Debug, Default)]
+pub struct Hand(Mutex<Standing>);
+
+#[derive(Debug, Default)]
+struct Standing {
+    now: Time,
+    /// The first instant that somebody waits for, of those asked for since the last move.
+    awaited: Option<Time>,
+}
+
+/// How soon somebody who waits for a clock that stands still looks at it again.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+impl Hand {
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Moves the clock to `target`, or only to the first instant before that which somebody waits for; where it stands now. Those
+    /// who wait notice within a millisecond, or with the next thing that happens to them.
+    pub fn move_towards(&self, target: Time) -> Time {
+        let mut standing = self.standing();
+        let next = standing.awaited.take().unwrap_or(target).min(target);
+        standing.now = standing.now.max(next);
+        standing.now
+    }
 }
 
 impl Default for Clock {
@@ -25,7 +58,14 @@ impl Clock {
     /// A clock that shows `speed` seconds for each real second; 0 counts as 1.
     #[must_use]
     pub fn scaled(speed: u32) -> Self {
-        Self { origin: Instant::now(), speed: speed.max(1) }
+        Self { origin: Instant::now(), speed: speed.max(1), hand: None }
+    }
+
+    /// A clock that stands still but for its hand. The hand is never freed: it is for tests.
+    #[must_use]
+    pub fn by_hand() -> (Self, &'static Hand) {
+        let hand: &'static Hand = Box::leak(Box::default());
+        (Self { hand: Some(hand), ..Self::scaled(1) }, hand)
     }
 
     /// How many times faster than life this clock runs.
@@ -37,6 +77,9 @@ impl Clock {
     /// The time now.
     #[must_use]
     pub fn now(&self) -> Time {
+        if let Some(hand) = self.hand {
+            return hand.standing().now;
+        }
         Time::ZERO + self.origin.elapsed().saturating_mul(self.speed)
     }
 
@@ -49,6 +92,14 @@ impl Clock {
     /// The real instant at which this clock will show `time`.
     #[must_use]
     pub fn instant(&self, time: Time) -> Instant {
+        if let Some(hand) = self.hand {
+            let mut standing = hand.standing();
+            if time <= standing.now {
+                return Instant::now();
+            }
+            standing.awaited = Some(standing.awaited.map_or(time, |earlier| earlier.min(time)));
+            return Instant::now() + LOOK_AGAIN;
+        }
         // Rounded up: a timer that fires early would only be set again.
         let us = time.as_micros().div_ceil(u64::from(self.speed));
         // A deadline beyond what the platform can express is as good as a year away.

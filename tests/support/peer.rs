@@ -46,6 +46,8 @@ struct State {
     objects: BTreeMap<String, String>,
     /// What it lists: path, service, interface.
     listed: BTreeSet<Key>,
+    /// How many calls it has had.
+    served: usize,
 }
 
 /// A service. It goes away when it is dropped.
@@ -97,6 +99,23 @@ impl Peer {
         self.connection.request_name_with_flags(name, flags).await.expect("the name is free");
     }
 
+    /// Gives names back.
+    pub async fn disown(&self, names: &[&str]) {
+        for name in names {
+            self.connection.release_name(*name).await.expect("the bus");
+        }
+    }
+
+    /// How many calls it has had.
+    pub fn served(&self) -> usize {
+        self.lock().served
+    }
+
+    /// The name of its connection.
+    pub fn unique_name(&self) -> String {
+        self.connection.unique_name().expect("it is on a bus").to_string()
+    }
+
     pub fn knows(&self, objects: &[(&str, &str)]) {
         let objects = objects.iter().map(|(path, service)| ((*path).to_owned(), (*service).to_owned()));
         self.lock().objects.extend(objects);
@@ -134,6 +153,11 @@ impl Peer {
         self.lock().calls.clone()
     }
 
+    /// Calls of other methods since the last time.
+    pub fn take_calls(&self) -> Vec<(String, Vec<String>)> {
+        std::mem::take(&mut self.lock().calls)
+    }
+
     pub fn value(&self, key: &Key) -> String {
         self.lock().values.get(key).map_or_else(String::new, |value| text(value))
     }
@@ -142,6 +166,16 @@ impl Peer {
     pub async fn change(&self, key: Key, value: Variant<'static>) {
         let signal = changed(&key, &value);
         self.lock().values.insert(key, owned(&value));
+        self.connection.send(&signal).await.expect("the bus");
+    }
+
+    /// It is no more, and says so.
+    pub async fn invalidate(&self, key: &Key) {
+        self.lock().values.remove(key);
+        let none: BTreeMap<&str, Variant<'_>> = BTreeMap::new();
+        let signal = Message::signal(key.0.as_str(), PROPERTIES, "PropertiesChanged")
+            .build(&(&key.1, none, vec![key.2.as_str()]))
+            .expect("a signal");
         self.connection.send(&signal).await.expect("the bus");
     }
 
@@ -245,6 +279,7 @@ fn answer(call: &Message, state: &mut State) -> Vec<Message> {
     let path = header.path().map_or("", |path| path.as_str()).to_owned();
     let member = header.member().map_or("", |member| member.as_str()).to_owned();
     let body = call.body();
+    state.served += 1;
     match state.manners {
         Manners::Good => {}
         Manners::Errors => return vec![error(call)],

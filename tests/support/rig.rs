@@ -74,6 +74,16 @@ impl Rig {
         places: Option<Places>,
         change: impl FnOnce(&mut Settings),
     ) -> Self {
+        Self::living_by(Clock::scaled(speed), bus, places, change).await
+    }
+
+    /// One life by this clock.
+    pub async fn living_by(
+        clock: Clock,
+        bus: impl Into<Arc<PrivateBus>>,
+        places: Option<Places>,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
         let bus = bus.into();
         let mut settings = Settings::default();
         settings.buses.push(Bus::new(3, vec![0]));
@@ -85,7 +95,7 @@ impl Rig {
             let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 let connection = connect(&address).await;
-                let daemon = Daemon::new(settings, Clock::scaled(speed), connection, Supervisor::silent());
+                let daemon = Daemon::new(settings, clock, connection, Supervisor::silent());
                 let daemon = match places {
                     Some(places) => daemon.with_places(places),
                     None => daemon,
