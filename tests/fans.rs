@@ -8,6 +8,8 @@
     reason = "a test that cannot go on says so and fails"
 )]
 
+#[path = "support/keys.rs"]
+mod keys;
 #[path = "support/peer.rs"]
 mod peer;
 #[path = "support/power_double.rs"]
@@ -25,29 +27,15 @@ use std::{
 };
 
 use acpi_stated::config::Settings;
-use peer::{Key, Manners, Peer, key};
+use keys::{GUARD, PWM, ZONE, alarm, manual, target};
+use peer::{Manners, Peer, key};
 use power_double::PowerDouble;
 use private_bus::PrivateBus;
 use rig::{PATIENCE, Rig, connect, set};
 use zbus::Variant;
 
-const ZONE: &str = "/xyz/openbmc_project/settings/fanctrl/zone0";
-const PWM: &str = "/xyz/openbmc_project/control/fanpwm/Pwm_1";
-const GUARD: &str = "/xyz/openbmc_project/sensors/temperature/Inlet";
 const CONTROL: &str = "xyz.openbmc_project.State.FanCtrl";
 const SENSORS: &str = "xyz.openbmc_project.FanSensor";
-
-fn manual() -> Key {
-    key(ZONE, "xyz.openbmc_project.Control.Mode", "Manual")
-}
-
-fn target() -> Key {
-    key(PWM, "xyz.openbmc_project.Control.FanPwm", "Target")
-}
-
-fn alarm() -> Key {
-    key(GUARD, "xyz.openbmc_project.Sensor.Threshold.Critical", "CriticalAlarmHigh")
-}
 
 fn configure(settings: &mut Settings) {
     for host in &mut settings.hosts {

@@ -80,11 +80,6 @@ impl World {
         Peer::start(&self.address, &[ENTITY_MANAGER], values).await
     }
 
-    async fn diagnosed(&self, name: &str, there: bool) {
-        let holds = async || self.rig.diagnoses().await.iter().any(|diagnosis| diagnosis == name) == there;
-        self.rig.until(&format!("{name}: {there}"), holds).await;
-    }
-
     /// The mapper was asked so often.
     fn listings(&self) -> usize {
         self.mapper.calls().iter().filter(|(member, _)| member == "GetSubTree").count()
@@ -103,22 +98,22 @@ async fn a_configuration_that_appears_is_found_and_its_repair_too() {
     let manager = world.entity_manager(values).await;
     world.mapper.lists([(path.as_str(), ENTITY_MANAGER, PID)]);
     manager.announce_with(&path, &[PID]).await;
-    world.diagnosed("FailsafeConfig", true).await;
+    world.rig.diagnosed("FailsafeConfig", true).await;
 
     // As an operator repairs it on a running BMC.
     manager.change(key(&path, PID, "InputUnavailableAsFailed"), Variant::Bool(false)).await;
-    world.diagnosed("FailsafeConfig", false).await;
+    world.rig.diagnosed("FailsafeConfig", false).await;
     manager.change(key(&path, PID, "InputUnavailableAsFailed"), Variant::Bool(true)).await;
-    world.diagnosed("FailsafeConfig", true).await;
+    world.rig.diagnosed("FailsafeConfig", true).await;
     // A sensor whose absence is accepted fails no zone.
     manager.change(key(&path, PID, "MissingIsAcceptable"), strings(&["DIMM_TEMP_.*"])).await;
-    world.diagnosed("FailsafeConfig", false).await;
+    world.rig.diagnosed("FailsafeConfig", false).await;
     manager.change(key(&path, PID, "MissingIsAcceptable"), strings(&["CPU_TEMP"])).await;
-    world.diagnosed("FailsafeConfig", true).await;
+    world.rig.diagnosed("FailsafeConfig", true).await;
 
     world.mapper.lists([]);
     manager.remove(&path, PID).await;
-    world.diagnosed("FailsafeConfig", false).await;
+    world.rig.diagnosed("FailsafeConfig", false).await;
 }
 
 /// Each of these is there while the bad one is looked for: what is about others' sensors, or is no configuration, counts for nothing.
@@ -151,14 +146,14 @@ async fn only_what_is_about_our_sensors_counts_and_a_restart_is_followed() {
     list(Some(bad));
     let manager = world.entity_manager(values.clone()).await;
     manager.announce_with(bad, &[STEPWISE]).await;
-    world.diagnosed("FailsafeConfig", true).await;
+    world.rig.diagnosed("FailsafeConfig", true).await;
 
     // It restarts without the bad one. While it is away, nothing new is known.
     drop(manager);
     values.retain(|(key, _)| key.0 != bad);
     list(None);
     let manager = world.entity_manager(values).await;
-    world.diagnosed("FailsafeConfig", false).await;
+    world.rig.diagnosed("FailsafeConfig", false).await;
 
     // Whoever announces something: the mapper and the owner are asked.
     let others = format!("{BOARD}/Others");
@@ -210,7 +205,7 @@ async fn peers_that_misbehave_hold_up_no_host() {
         mapper.lists([(path.as_str(), ENTITY_MANAGER, PID)]);
         mapper.own(peer::MAPPER).await;
         let world = World { rig, mapper, address };
-        world.diagnosed("FailsafeConfig", true).await;
+        world.rig.diagnosed("FailsafeConfig", true).await;
         drop(manager);
     }
 }
@@ -234,7 +229,7 @@ async fn a_storm_of_announcements_is_not_answered_with_one() {
     mapper.lists([(path.as_str(), ENTITY_MANAGER, PID)]);
     mapper.own(peer::MAPPER).await;
     let world = World { rig, mapper, address };
-    world.diagnosed("FailsafeConfig", true).await;
+    world.rig.diagnosed("FailsafeConfig", true).await;
     assert!(world.listings() <= 4, "{}", world.listings());
 }
 
@@ -259,15 +254,15 @@ async fn a_dimm_that_the_firmware_no_longer_lists_is_missing() {
     tokio::time::sleep(Duration::from_millis(400)).await;
     assert!(!world.rig.diagnoses().await.contains(&"MissingDimm".to_owned()));
     smbios.change(slot(1), Variant::Bool(false)).await;
-    world.diagnosed("MissingDimm", true).await;
+    world.rig.diagnosed("MissingDimm", true).await;
 
     // What is not known is not fewer.
     drop(smbios);
-    world.diagnosed("MissingDimm", false).await;
+    world.rig.diagnosed("MissingDimm", false).await;
     let [first, _, third] = values;
     let smbios =
         Peer::start(&world.address, &[SMBIOS], [first, (slot(1), Variant::Bool(false)), third]).await;
-    world.diagnosed("MissingDimm", true).await;
+    world.rig.diagnosed("MissingDimm", true).await;
     smbios.change(slot(1), Variant::Bool(true)).await;
-    world.diagnosed("MissingDimm", false).await;
+    world.rig.diagnosed("MissingDimm", false).await;
 }

@@ -14,6 +14,8 @@
     reason = "a test says what is wrong by failing"
 )]
 
+#[path = "support/keys.rs"]
+mod keys;
 #[path = "support/peer.rs"]
 mod peer;
 #[path = "support/private_bus.rs"]
@@ -40,6 +42,7 @@ use acpi_stated::{
         store::Places,
     },
 };
+use keys::{CPU, GUARD, HOST, PWM, RAW, ZONE, alarm, code, manual, progress, stage, target, watts};
 use peer::{Key, MAPPER, Peer, key};
 use private_bus::PrivateBus;
 use rig::{DIMM, NAME, PATH, PATIENCE, PROPERTIES, Rig, SPD, TRACKER};
@@ -65,12 +68,6 @@ const ELSEWHERE: [(&str, &str); 10] = [
 ];
 
 const CHASSIS: &str = "/xyz/openbmc_project/state/chassis0";
-const HOST: &str = "/xyz/openbmc_project/state/host0";
-const RAW: &str = "/xyz/openbmc_project/state/boot/raw0";
-const ZONE: &str = "/xyz/openbmc_project/settings/fanctrl/zone0";
-const PWM: &str = "/xyz/openbmc_project/control/fanpwm/Pwm_1";
-const GUARD: &str = "/xyz/openbmc_project/sensors/temperature/Inlet";
-const CPU: &str = "/xyz/openbmc_project/sensors/power/CPU0";
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 const SERVICE: &str = "xyz.openbmc_project.Everything";
 
@@ -80,31 +77,6 @@ const AUTOMATIC: u64 = 200;
 const BOOT: &str = "this-boot";
 /// The bus of the DIMMs, and one that is guarded for nobody.
 const BUSES: [u32; 2] = [3, 4];
-fn manual() -> Key {
-    key(ZONE, "xyz.openbmc_project.Control.Mode", "Manual")
-}
-
-fn target() -> Key {
-    key(PWM, "xyz.openbmc_project.Control.FanPwm", "Target")
-}
-
-fn alarm() -> Key {
-    key(GUARD, "xyz.openbmc_project.Sensor.Threshold.Critical", "CriticalAlarmHigh")
-}
-
-fn watts() -> Key {
-    key(CPU, "xyz.openbmc_project.Sensor.Value", "Value")
-}
-
-fn progress() -> Key {
-    key(HOST, "xyz.openbmc_project.State.Boot.Progress", "BootProgress")
-}
-
-fn code() -> Key {
-    key(RAW, "xyz.openbmc_project.State.Boot.Raw", "Value")
-}
-
-const STAGES: &str = "xyz.openbmc_project.State.Boot.Progress.ProgressStages";
 
 /// A power value: the property, the beginning of its values, and the names by which its owner is known.
 struct Power {
@@ -206,7 +178,7 @@ impl World {
             (target(), Variant::U64(AUTOMATIC)),
             (alarm(), Variant::Bool(false)),
             (watts(), Variant::F64(f64::NAN)),
-            (progress(), Variant::from(format!("{STAGES}.Unspecified"))),
+            (progress(), stage("Unspecified")),
             (code(), Variant::U64(0)),
         ];
         let peer = Peer::start(bus.address(), &[SERVICE, SYSTEMD], values).await;
@@ -285,7 +257,7 @@ impl World {
                 self.peer.change(alarm(), Variant::Bool(false)).await;
             }
             ["progress-by-others"] => {
-                self.peer.change(progress(), Variant::from(format!("{STAGES}.MemoryInit"))).await;
+                self.peer.change(progress(), stage("MemoryInit")).await;
             }
             ["sign-of-life"] => self.peer.change(code(), Variant::U64(0xb0)).await,
             ["cpu", value] => self.peer.change(watts(), Variant::F64(value.parse().unwrap())).await,

@@ -8,6 +8,8 @@
     reason = "a test that cannot go on says so and fails"
 )]
 
+#[path = "support/keys.rs"]
+mod keys;
 #[path = "support/peer.rs"]
 mod peer;
 #[path = "support/private_bus.rs"]
@@ -18,17 +20,14 @@ mod rig;
 use std::time::{Duration, Instant};
 
 use acpi_stated::config::{Events, Settings};
+use keys::{CODES, CPU, HOST, RAW, code, progress, stage, watts};
 use peer::{Key, Manners, Peer, key};
 use private_bus::PrivateBus;
 use rig::Rig;
 use zbus::Variant;
 
 const CHASSIS: &str = "/xyz/openbmc_project/state/chassis0";
-const HOST: &str = "/xyz/openbmc_project/state/host0";
-const RAW: &str = "/xyz/openbmc_project/state/boot/raw0";
-const POWER: &str = "/xyz/openbmc_project/sensors/power/CPU0";
 const OWNER: &str = "xyz.openbmc_project.State.Host";
-const CODES: &str = "xyz.openbmc_project.State.Boot.Raw";
 const SENSORS: &str = "xyz.openbmc_project.IntelCPUSensor";
 const LOGGING: &str = "xyz.openbmc_project.Logging";
 const SEL: &str = "xyz.openbmc_project.Logging.IPMI";
@@ -41,20 +40,8 @@ fn chassis_is(value: &str) -> Variant<'static> {
     Variant::from(format!("xyz.openbmc_project.State.Chassis.PowerState.{value}"))
 }
 
-fn progress() -> Key {
-    key(HOST, "xyz.openbmc_project.State.Boot.Progress", "BootProgress")
-}
-
-fn stage(value: &str) -> Variant<'static> {
-    Variant::from(format!("xyz.openbmc_project.State.Boot.Progress.ProgressStages.{value}"))
-}
-
 fn stamp() -> Key {
     key(HOST, "xyz.openbmc_project.State.Boot.Progress", "BootProgressLastUpdate")
-}
-
-fn watts() -> Key {
-    key(POWER, "xyz.openbmc_project.Sensor.Value", "Value")
 }
 
 /// A power control, a host's owner with boot progress, POST codes, a CPU power sensor, two loggers, and the daemon.
@@ -73,7 +60,7 @@ impl World {
     async fn start(speed: u32) -> Self {
         let bus = PrivateBus::start().expect("a private bus");
         let address = bus.address().to_owned();
-        let objects = [(HOST, OWNER), (RAW, CODES), (POWER, SENSORS)];
+        let objects = [(HOST, OWNER), (RAW, CODES), (CPU, SENSORS)];
         let mapper = Peer::mapper(&address, &objects).await;
         let state = key(HOST, "xyz.openbmc_project.State.Host", "CurrentHostState");
         let values = [
@@ -84,14 +71,13 @@ impl World {
         ];
         let names = [OWNER, "xyz.openbmc_project.State.Host0", "xyz.openbmc_project.State.Chassis0"];
         let host = Peer::start(&address, &names, values).await;
-        let code = (key(RAW, CODES, "Value"), Variant::U64(0));
-        let codes = Peer::start(&address, &[CODES], [code]).await;
+        let codes = Peer::start(&address, &[CODES], [(code(), Variant::U64(0))]).await;
         let sensors = Peer::start(&address, &[SENSORS], [(watts(), Variant::from(0.0))]).await;
         let resolved =
             key("/org/freedesktop/systemd1/job/1", "xyz.openbmc_project.Logging.Entry", "Resolved");
         let loggers = Peer::start(&address, &[LOGGING, SEL], [(resolved, Variant::Bool(false))]).await;
         let rig = Rig::on(bus, speed, |settings: &mut Settings| {
-            settings.hosts.iter_mut().for_each(|host| host.cpu_power_sensor = Some(POWER.to_owned()));
+            settings.hosts.iter_mut().for_each(|host| host.cpu_power_sensor = Some(CPU.to_owned()));
             settings.events = Events { redfish: false, sel: true, logging: true };
         })
         .await;
@@ -108,11 +94,6 @@ impl World {
     async fn progress_is(&self, value: &str) {
         let is = async || self.host.value(&progress()) == value;
         self.rig.until(&format!("boot progress is {value}"), is).await;
-    }
-
-    async fn diagnosed(&self, name: &str, there: bool) {
-        let holds = async || self.rig.diagnoses().await.iter().any(|diagnosis| diagnosis == name) == there;
-        self.rig.until(&format!("{name}: {there}"), holds).await;
     }
 }
 
@@ -189,20 +170,20 @@ async fn chassis_on_and_no_power_into_the_cpu_is_said_and_over_after_recovery() 
     let world = World::start(100).await;
     let begin = Instant::now();
     world.power("On").await;
-    world.diagnosed("NoCpuPower", true).await;
+    world.rig.diagnosed("NoCpuPower", true).await;
     // 30 s from chassis On.
     assert!(begin.elapsed() >= Duration::from_millis(300), "{:?}", begin.elapsed());
-    world.diagnosed("FirmwareSilent", true).await;
+    world.rig.diagnosed("FirmwareSilent", true).await;
     assert!(begin.elapsed() >= Duration::from_millis(1200), "{:?}", begin.elapsed());
 
     // Somebody says that it works: the report stands, and so does the diagnosis.
     world.rig.set("S0_G0_D0").await;
-    world.diagnosed("FirmwareSilent", false).await;
-    world.diagnosed("NoCpuPower", true).await;
+    world.rig.diagnosed("FirmwareSilent", false).await;
+    world.rig.diagnosed("NoCpuPower", true).await;
     assert_eq!(world.rig.state().await.as_deref(), Some("S0_G0_D0"));
 
     world.power("Off").await;
-    world.diagnosed("NoCpuPower", false).await;
+    world.rig.diagnosed("NoCpuPower", false).await;
     world.power("On").await;
     world.sensors.change(watts(), Variant::from(65.0)).await;
     world.rig.set("S2_D2").await;
@@ -223,9 +204,9 @@ async fn a_post_code_is_a_sign_of_life() {
     let world = World::start(1000).await;
     world.sensors.change(watts(), Variant::from(65.0)).await;
     world.power("On").await;
-    world.diagnosed("FirmwareSilent", true).await;
-    world.codes.change(key(RAW, CODES, "Value"), Variant::U64(0x55)).await;
-    world.diagnosed("FirmwareSilent", false).await;
+    world.rig.diagnosed("FirmwareSilent", true).await;
+    world.codes.change(code(), Variant::U64(0x55)).await;
+    world.rig.diagnosed("FirmwareSilent", false).await;
 }
 
 /// A sensor whose service goes, or that says NaN, is not one that says 0 W.
@@ -233,11 +214,11 @@ async fn a_post_code_is_a_sign_of_life() {
 async fn no_reading_is_not_0_watts() {
     let world = World::start(1000).await;
     world.power("On").await;
-    world.diagnosed("NoCpuPower", true).await;
+    world.rig.diagnosed("NoCpuPower", true).await;
     world.sensors.change(watts(), Variant::from(f64::NAN)).await;
-    world.diagnosed("NoCpuPower", false).await;
+    world.rig.diagnosed("NoCpuPower", false).await;
     world.sensors.change(watts(), Variant::from(0.3)).await;
-    world.diagnosed("NoCpuPower", true).await;
+    world.rig.diagnosed("NoCpuPower", true).await;
     drop(world.sensors);
     let holds = async || !world.rig.diagnoses().await.contains(&"NoCpuPower".to_owned());
     world.rig.until("NoCpuPower is over", holds).await;

@@ -200,6 +200,10 @@ lines() {
 }
 remembers() { grep -q " $2 " "$root/$1" || { cat "$root/$1" && return 1; }; }
 journal_says() { in_machine journalctl --no-pager --boot | grep -q "$1"; }
+# redfish_says ID ARGUMENTS: as rsyslog reads it.
+redfish_says() {
+    in_machine journalctl --no-pager --output=cat --output-fields=REDFISH_MESSAGE_ARGS "REDFISH_MESSAGE_ID=$1" | grep -qx "$2"
+}
 new_pid() {
     local now
     now=$(pid)
@@ -502,6 +506,14 @@ crashes() {
     check "and is not tried again" is NRestarts $service 0
     rm "$root/etc/acpi-stated/config.json"
     in_machine systemctl reset-failed
+    # What the machine's rsyslog takes for bmcweb: a field of the journal's, so only a real journal shows it.
+    echo '{ "hosts": [{ "id": 0 }], "events": { "redfish": true } }' >"$root/etc/acpi-stated/config.json"
+    in_machine systemctl start $service
+    set_state S0_G0_D0
+    check "a transition is a Redfish event record, with the arguments of its message" within 5 redfish_says \
+        ResourceEvent.1.0.ResourceStateChanged /redfish/v1/Systems/system,S0_G0_D0
+    in_machine systemctl stop $service
+    rm "$root/etc/acpi-stated/config.json"
     # A rival with all of root's powers, which a process without them cannot look into unless /proc is left open.
     write /usr/lib/systemd/system/rival.service <<<$'[Service]\nType=notify\nExecStart=/usr/bin/acpi-stated --state-dir /tmp/rival'
     in_machine systemctl daemon-reload

@@ -191,6 +191,12 @@ impl Rig {
         self.words("Diagnoses").await
     }
 
+    /// Waits until this is among what is wrong, or is not.
+    pub async fn diagnosed(&self, name: &str, there: bool) {
+        let holds = async || self.diagnoses().await.iter().any(|diagnosis| diagnosis == name) == there;
+        self.until(&format!("{name}: {there}"), holds).await;
+    }
+
     async fn words(&self, property: &str) -> Vec<String> {
         let value = self.get(TRACKER, property).await.expect(property);
         Vec::<String>::try_from(value).expect("strings")
