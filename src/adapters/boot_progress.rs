@@ -8,7 +8,7 @@
 //! changed, and is helped. A POST code at `state/boot/raw<N>` is a sign of life, whatever it says.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     num::NonZeroU32,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -17,7 +17,7 @@ use zbus::{Message, Variant, message::Type};
 
 use crate::{
     adapters::{
-        peer::{Outcome, Peer, serial_of},
+        peer::{Outcome, Peer, Pending},
         watched::{Plain, Told, Watched},
     },
     logic::{machine::Event, policy::BootStage},
@@ -73,7 +73,7 @@ pub(crate) struct BootProgress {
     hosts: Vec<Host>,
     watched: Watched,
     roles: Vec<(HostIndex, Role)>,
-    awaited: BTreeMap<NonZeroU32, Awaited>,
+    awaited: Pending<Awaited>,
     noted: BTreeSet<String>,
 }
 
@@ -91,7 +91,7 @@ impl BootProgress {
             Host { stage, last_update, ours: None, unsaid: None, seen: None }
         });
         let hosts = hosts.collect();
-        Self { hosts, watched, roles, awaited: BTreeMap::new(), noted: BTreeSet::new() }
+        Self { hosts, watched, roles, awaited: Pending::default(), noted: BTreeSet::new() }
     }
 
     /// Writes this stage, now or when somebody has the property.
@@ -108,7 +108,7 @@ impl BootProgress {
             return Ok(Vec::new());
         };
         (of.ours, of.unsaid) = (Some(stage), None);
-        self.awaited.insert(serial_of(&call), Awaited::Written(host, before));
+        self.awaited.add(&call, Awaited::Written(host, before));
         Ok(vec![call])
     }
 
@@ -118,7 +118,7 @@ impl BootProgress {
             Awaited::Written(host, before) if good => {
                 let item = self.hosts.get(host).map_or(0, |host| host.last_update);
                 if let Some(get) = self.watched.get(item)? {
-                    self.awaited.insert(serial_of(&get), Awaited::Stamp(host, before));
+                    self.awaited.add(&get, Awaited::Stamp(host, before));
                     outcome.calls.push(get);
                 }
             }
@@ -131,7 +131,7 @@ impl BootProgress {
                     && stamped == before
                     && let Some(set) = self.watched.set(item, Variant::U64(wall_clock()))?
                 {
-                    self.awaited.insert(serial_of(&set), Awaited::Stamped);
+                    self.awaited.add(&set, Awaited::Stamped);
                     outcome.calls.push(set);
                 }
             }
@@ -193,7 +193,7 @@ impl Peer for BootProgress {
         if let Some(told) = self.watched.returned(serial, reply) {
             return Some(told.and_then(|told| self.take(told, false)));
         }
-        let what = self.awaited.remove(&serial)?;
+        let what = self.awaited.take(serial)?;
         let mut outcome = Outcome::default();
         Some(self.answered(&what, reply, &mut outcome).map(|()| outcome))
     }

@@ -11,7 +11,6 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    num::NonZeroU32,
     pin::Pin,
 };
 
@@ -41,7 +40,7 @@ use crate::{
         mapper::Mapper,
         objects::{Object as _, Request, Tree},
         owner::name_owner,
-        peer::{BUS, Outcome, Peer, call_bus, owner_changes, serial_of, subscribe},
+        peer::{BUS, Outcome, Peer, Pending, call_bus, owner_changes, subscribe},
         power_state::PowerState,
         systemd::Systemd,
     },
@@ -119,7 +118,7 @@ pub(crate) struct Bus {
     event_log: EventLog,
     callers: Callers,
     own_uid: u32,
-    awaited: BTreeMap<NonZeroU32, Awaited>,
+    awaited: Pending<Awaited>,
     retry_at: Option<Instant>,
     /// Sets whose caller's uid is not known yet.
     unverified: VecDeque<(Message, Ask)>,
@@ -162,7 +161,7 @@ impl Bus {
             callers: Callers::default(),
             own_uid: rustix::process::geteuid().as_raw(),
             tree,
-            awaited: BTreeMap::new(),
+            awaited: Pending::default(),
             retry_at: None,
             unverified: VecDeque::new(),
             waiting: BTreeMap::new(),
@@ -182,7 +181,7 @@ impl Bus {
         // The objects are there, so the name may be (contract 1.6). DoNotQueue without
         // AllowReplacement: a second owner must fail, whichever of us it is.
         let name = call_bus("RequestName", &(BUS_NAME, RequestNameFlags::DO_NOT_QUEUE))?;
-        self.awaited.insert(serial_of(&name), Awaited::Name);
+        self.awaited.add(&name, Awaited::Name);
         calls.push(name);
         self.connection.send_all(&calls).await?;
         loop {
@@ -248,7 +247,7 @@ impl Bus {
             return self.pass_on(outcome?).await;
         }
         let good = reply.message_type() == Type::MethodReturn;
-        match self.awaited.remove(&serial) {
+        match self.awaited.take(serial) {
             None => Ok(()),
             Some(Awaited::Name) if good => match reply.body().deserialize()? {
                 RequestNameReply::PrimaryOwner | RequestNameReply::AlreadyOwner => {
@@ -317,10 +316,10 @@ impl Bus {
             return self.refuse(&call, &Refusal::limits_exceeded()).await;
         }
         if let Some(sender) = call.header().sender().map(UniqueName::as_str)
-            && !self.awaited.values().any(|what| matches!(what, Awaited::Uid(name) if name == sender))
+            && !self.awaited.any(|what| matches!(what, Awaited::Uid(name) if name == sender))
         {
             let question = call_bus("GetConnectionUnixUser", &sender)?;
-            self.awaited.insert(serial_of(&question), Awaited::Uid(sender.to_owned()));
+            self.awaited.add(&question, Awaited::Uid(sender.to_owned()));
             self.connection.send(&question).await?;
         }
         self.unverified.push_back((call, ask));

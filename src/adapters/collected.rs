@@ -16,7 +16,7 @@ use zbus::{Message, ObjectPath, Variant, message::Type};
 use crate::adapters::{
     dispatch::PROPERTIES,
     peer::{
-        BUS, INTROSPECTED, MAPPER, MAPPER_PATH, introspected, objects, owner_changes, serial_of, subscribe,
+        BUS, INTROSPECTED, MAPPER, MAPPER_PATH, Pending, introspected, objects, owner_changes, subscribe,
     },
 };
 
@@ -96,7 +96,7 @@ pub(crate) struct Collected<T> {
     objects: BTreeMap<Place, Object<T>>,
     /// The unique name of each service that has any, once it has answered.
     services: BTreeMap<String, Option<String>>,
-    awaited: BTreeMap<NonZeroU32, Awaited>,
+    awaited: Pending<Awaited>,
     /// The mapper is being asked, and something has changed since.
     listing: Option<bool>,
     too_many: bool,
@@ -104,7 +104,7 @@ pub(crate) struct Collected<T> {
 
 impl<T: PartialEq> Collected<T> {
     pub(crate) fn new(kinds: &'static [Kind]) -> Self {
-        let (objects, services, awaited) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let (objects, services, awaited) = (BTreeMap::new(), BTreeMap::new(), Pending::default());
         Self { kinds, objects, services, awaited, listing: None, too_many: false }
     }
 
@@ -141,7 +141,7 @@ impl<T: PartialEq> Collected<T> {
             .interface(MAPPER)
             .build(&(ROOT, 0_i32, interfaces))?;
         self.listing = Some(false);
-        self.awaited.insert(serial_of(&call), Awaited::List);
+        self.awaited.add(&call, Awaited::List);
         Ok(Some(call))
     }
 
@@ -155,7 +155,7 @@ impl<T: PartialEq> Collected<T> {
                 .interface(PROPERTIES)
                 .build(&kind.read)?;
             (object.asked, object.stale) = (true, false);
-            self.awaited.insert(serial_of(&call), Awaited::Object(place.clone()));
+            self.awaited.add(&call, Awaited::Object(place.clone()));
             calls.push(call);
         }
         Ok(calls)
@@ -168,7 +168,7 @@ impl<T: PartialEq> Collected<T> {
         reply: &Message,
         judge: impl FnOnce(&Place, &Properties<'_>) -> T,
     ) -> Option<zbus::Result<Gathered>> {
-        let asked = self.awaited.remove(&serial)?;
+        let asked = self.awaited.take(serial)?;
         let good = reply.message_type() == Type::MethodReturn;
         Some(match asked {
             Awaited::List => self.listed(reply, good),
@@ -314,7 +314,7 @@ impl<T: PartialEq> Collected<T> {
     fn owner_changed(&mut self, name: &str, new: &str, gathered: &mut Gathered) -> zbus::Result<()> {
         if name == MAPPER {
             // One that went away answers nothing any more.
-            self.awaited.retain(|_, asked| !matches!(asked, Awaited::List));
+            self.awaited.forget(|asked| matches!(asked, Awaited::List));
             self.listing = None;
             if !new.is_empty() {
                 gathered.calls.extend(self.list()?);
@@ -322,7 +322,7 @@ impl<T: PartialEq> Collected<T> {
         }
         let Some(owner) = self.services.get_mut(name) else { return Ok(()) };
         *owner = None;
-        self.awaited.retain(|_, asked| !matches!(asked, Awaited::Object(place) if place.service == name));
+        self.awaited.forget(|asked| matches!(asked, Awaited::Object(place) if place.service == name));
         for (_, object) in self.objects.iter_mut().filter(|(place, _)| place.service == name) {
             gathered.changed |= object.known != Known::Unread;
             *object = Object { known: Known::Unread, asked: false, stale: true };

@@ -22,7 +22,7 @@ use zbus::{Message, ObjectPath, Variant, message::Type};
 use crate::{
     adapters::{
         dispatch::PROPERTIES,
-        peer::{Outcome, Peer, serial_of},
+        peer::{Outcome, Peer, Pending},
     },
     config::Events,
     logic::{
@@ -139,7 +139,7 @@ pub(crate) struct EventLog {
     events: Events,
     hosts: Vec<Host>,
     began: Instant,
-    awaited: BTreeMap<NonZeroU32, Awaited>,
+    awaited: Pending<Awaited>,
     noted: BTreeSet<String>,
 }
 
@@ -153,7 +153,7 @@ impl EventLog {
             entries: BTreeMap::new(),
         });
         let hosts = hosts.collect();
-        Self { events, hosts, began: Instant::now(), awaited: BTreeMap::new(), noted: BTreeSet::new() }
+        Self { events, hosts, began: Instant::now(), awaited: Pending::default(), noted: BTreeSet::new() }
     }
 
     /// Real time, on any clock: flash wears in real time.
@@ -195,7 +195,7 @@ impl EventLog {
                 .destination(SEL)
                 .interface(SEL)
                 .build(&(text, path, data.as_slice(), true, GENERATOR))?;
-            self.awaited.insert(serial_of(&call), Awaited::Sel);
+            self.awaited.add(&call, Awaited::Sel);
             calls.push(call);
         }
         Ok(calls)
@@ -236,7 +236,7 @@ impl EventLog {
                 .interface(CREATE)
                 .build(&(message, level(diagnosis), data))?;
             of.entries.insert(diagnosis, Entry { path: None, over: false });
-            self.awaited.insert(serial_of(&call), Awaited::Entry(host, diagnosis));
+            self.awaited.add(&call, Awaited::Entry(host, diagnosis));
             calls.push(call);
         }
         Ok(calls)
@@ -262,14 +262,14 @@ impl EventLog {
             .interface(PROPERTIES)
             .build(&(ENTRY, "Resolved", Variant::Bool(true)))?;
         of.entries.remove(&diagnosis);
-        self.awaited.insert(serial_of(&call), Awaited::Resolved);
+        self.awaited.add(&call, Awaited::Resolved);
         Ok(Some(call))
     }
 }
 
 impl Peer for EventLog {
     fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Outcome>> {
-        let what = self.awaited.remove(&serial)?;
+        let what = self.awaited.take(serial)?;
         let header = reply.header();
         if reply.message_type() != Type::MethodReturn {
             let error = header.error_name().map_or("", |name| name.as_str());

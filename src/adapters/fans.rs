@@ -20,7 +20,7 @@ use zbus::{Connection, Message, Variant, message::Type};
 use crate::{
     adapters::{
         dispatch::PROPERTIES,
-        peer::{MAPPER, MAPPER_PATH, Outcome, Peer, serial_of},
+        peer::{MAPPER, MAPPER_PATH, Outcome, Peer, Pending},
         watched::{Plain, Told, Watched},
     },
     config,
@@ -97,7 +97,7 @@ pub(crate) struct Fans {
     zones: BTreeMap<usize, Zone>,
     /// The Target of each PWM when it was taken.
     found: BTreeMap<usize, u64>,
-    awaited: BTreeMap<NonZeroU32, Awaited>,
+    awaited: Pending<Awaited>,
     reasserts: u32,
     /// What was logged once.
     noted: BTreeSet<String>,
@@ -193,7 +193,7 @@ impl Fans {
             self.found.insert(pwm, *target);
         }
         if let Some(get) = self.watched.get(pwm)? {
-            self.awaited.insert(serial_of(&get), Awaited::Found(pwm));
+            self.awaited.add(&get, Awaited::Found(pwm));
             outcome.calls.push(get);
         }
         Ok(())
@@ -230,10 +230,10 @@ impl Fans {
             self.forget_targets(zone);
         }
         // Only the newest order's answer counts.
-        self.awaited.retain(
-            |_, what| !matches!(what, Awaited::Manual(other, _) | Awaited::Check(other) if *other == zone),
+        self.awaited.forget(
+            |what| matches!(what, Awaited::Manual(other, _) | Awaited::Check(other) if *other == zone),
         );
-        self.awaited.insert(serial_of(&call), Awaited::Manual(zone, manual));
+        self.awaited.add(&call, Awaited::Manual(zone, manual));
         outcome.calls.push(call);
         Ok(())
     }
@@ -275,7 +275,7 @@ impl Fans {
     fn set_target(&mut self, pwm: usize, outcome: &mut Outcome) -> zbus::Result<()> {
         let Some(target) = self.target(pwm) else { return Ok(()) };
         if let Some(call) = self.watched.set(pwm, Variant::U64(target))? {
-            self.awaited.insert(serial_of(&call), Awaited::Target(pwm));
+            self.awaited.add(&call, Awaited::Target(pwm));
             outcome.calls.push(call);
         } else {
             let path = self.watched.path(pwm).to_owned();
@@ -293,7 +293,7 @@ impl Fans {
         match *what {
             Awaited::Manual(zone, true) if good => {
                 if let Some(get) = self.watched.get(zone)? {
-                    self.awaited.insert(serial_of(&get), Awaited::Check(zone));
+                    self.awaited.add(&get, Awaited::Check(zone));
                     outcome.calls.push(get);
                 }
             }
@@ -421,7 +421,7 @@ impl Peer for Fans {
         if let Some(told) = self.watched.returned(serial, reply) {
             return Some(told.and_then(|told| self.take(told)));
         }
-        let what = self.awaited.remove(&serial)?;
+        let what = self.awaited.take(serial)?;
         let mut outcome = Outcome::default();
         Some(self.answered(&what, reply, &mut outcome).map(|()| outcome))
     }

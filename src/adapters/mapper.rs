@@ -14,7 +14,7 @@ use zbus::{Message, ObjectPath, message::Type};
 use crate::{
     adapters::{
         acpi_object::{BUS_NAME, INTERFACE},
-        peer::{MAPPER, Outcome, Peer, objects, owner_changes, serial_of, subscribe, who_serves},
+        peer::{MAPPER, Outcome, Peer, Pending, objects, owner_changes, subscribe, who_serves},
     },
     logic::machine::Event,
     shell::permits::HostIndex,
@@ -25,13 +25,13 @@ use crate::{
 pub(crate) struct Mapper {
     /// Each host's object path, and who else serves it.
     hosts: Vec<(String, BTreeSet<String>)>,
-    awaited: BTreeMap<NonZeroU32, HostIndex>,
+    awaited: Pending<HostIndex>,
 }
 
 impl Mapper {
     /// For the objects at these paths, host by host.
     pub(crate) fn new(paths: impl Iterator<Item = String>) -> Self {
-        Self { hosts: paths.map(|path| (path, BTreeSet::new())).collect(), awaited: BTreeMap::new() }
+        Self { hosts: paths.map(|path| (path, BTreeSet::new())).collect(), awaited: Pending::default() }
     }
 
     fn ask(&mut self, about: impl Fn(&str) -> bool) -> zbus::Result<Vec<Message>> {
@@ -39,8 +39,8 @@ impl Mapper {
         for (host, (path, _)) in self.hosts.iter().enumerate().filter(|(_, (path, _))| about(path)) {
             let call = who_serves(path, INTERFACE)?;
             // Only the newest question counts.
-            self.awaited.retain(|_, asked| *asked != host);
-            self.awaited.insert(serial_of(&call), host);
+            self.awaited.forget(|asked| *asked == host);
+            self.awaited.add(&call, host);
             calls.push(call);
         }
         Ok(calls)
@@ -58,7 +58,7 @@ impl Peer for Mapper {
     }
 
     fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Outcome>> {
-        let host = self.awaited.remove(&serial)?;
+        let host = self.awaited.take(serial)?;
         let (path, rivals) = self.hosts.get_mut(host)?;
         let body = reply.body();
         // An error means that the mapper knows nobody there, or that there is no mapper.

@@ -59,6 +59,44 @@ pub(crate) trait Peer: Send {
     }
 }
 
+/// Our calls that have no reply yet, with what each is about. There are few at a time.
+#[derive(Debug)]
+pub(crate) struct Pending<T>(Vec<(NonZeroU32, T)>);
+
+impl<T> Default for Pending<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> Pending<T> {
+    /// This call is sent, or will be.
+    pub(crate) fn add(&mut self, call: &Message, about: T) {
+        self.0.push((serial_of(call), about));
+    }
+
+    /// What the reply to this call is about; `None` if nobody waits for it (any more).
+    pub(crate) fn take(&mut self, serial: NonZeroU32) -> Option<T> {
+        let at = self.0.iter().position(|(sent, _)| *sent == serial)?;
+        Some(self.0.swap_remove(at).1)
+    }
+
+    /// Replies about these are not waited for any more.
+    pub(crate) fn forget(&mut self, which: impl Fn(&T) -> bool) {
+        self.0.retain(|(_, about)| !which(about));
+    }
+
+    /// Whether a reply about one of these is waited for.
+    pub(crate) fn any(&self, which: impl Fn(&T) -> bool) -> bool {
+        self.0.iter().any(|(_, about)| which(about))
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
 /// A call to the bus driver.
 pub(crate) fn call_bus<B>(member: &str, body: &B) -> zbus::Result<Message>
 where

@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 use zbus::{Message, Variant};
 
 use crate::{
-    adapters::peer::{BUS, BUS_PATH, Outcome, Peer, call_bus, changes, get, serial_of, subscribe},
+    adapters::peer::{BUS, BUS_PATH, Outcome, Peer, Pending, call_bus, changes, get, subscribe},
     logic::{
         evidence::{Chassis, Host, Os},
         machine::Event,
@@ -110,7 +110,7 @@ pub(crate) struct PowerState {
     sources: Vec<Source>,
     /// Owners of the power names.
     owners: BTreeMap<String, String>,
-    awaited: BTreeMap<NonZeroU32, Awaited>,
+    awaited: Pending<Awaited>,
     /// Names whose first owner has not been told yet; until then nothing is read.
     unresolved: usize,
     retry: Duration,
@@ -136,7 +136,7 @@ impl PowerState {
         Self {
             sources: sources.collect(),
             owners: BTreeMap::new(),
-            awaited: BTreeMap::new(),
+            awaited: Pending::default(),
             unresolved: 0,
             retry: FIRST_RETRY,
             retry_after: None,
@@ -197,11 +197,11 @@ impl PowerState {
     fn read(&mut self, host: HostIndex, outcome: &mut Outcome) -> zbus::Result<()> {
         let of_host = |sources: &[Source], index: usize| sources.get(index).is_some_and(|s| s.host == host);
         let sources = &self.sources;
-        self.awaited.retain(|_, what| !matches!(what, Awaited::Value(index) if of_host(sources, *index)));
+        self.awaited.forget(|what| matches!(what, Awaited::Value(index) if of_host(sources, *index)));
         for (index, source) in self.sources.iter().enumerate().filter(|(_, source)| source.host == host) {
             let Some(owner) = &source.owner else { continue };
             let call = get(owner, &source.path, source.kind.interface(), source.kind.property())?;
-            self.awaited.insert(serial_of(&call), Awaited::Value(index));
+            self.awaited.add(&call, Awaited::Value(index));
             outcome.calls.push(call);
         }
         Ok(())
@@ -223,7 +223,7 @@ impl Peer for PowerState {
         names.dedup();
         for name in names {
             let call = call_bus("GetNameOwner", &name.as_str())?;
-            self.awaited.insert(serial_of(&call), Awaited::Owner(name.clone()));
+            self.awaited.add(&call, Awaited::Owner(name.clone()));
             self.unresolved += 1;
             calls.push(call);
         }
@@ -231,7 +231,7 @@ impl Peer for PowerState {
     }
 
     fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Outcome>> {
-        let what = self.awaited.remove(&serial)?;
+        let what = self.awaited.take(serial)?;
         let good = reply.message_type() == zbus::message::Type::MethodReturn;
         let body = reply.body();
         Some(match what {

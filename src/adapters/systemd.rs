@@ -12,7 +12,7 @@ use std::{
 use zbus::{Message, ObjectPath};
 
 use crate::{
-    adapters::peer::{Outcome, Peer, serial_of, subscribe},
+    adapters::peer::{Outcome, Peer, Pending, subscribe},
     config::Targets,
     logic::machine::{Epoch, Event, Target, UnitOrder},
     shell::permits::HostIndex,
@@ -31,7 +31,7 @@ pub(crate) struct Systemd {
     /// The units of each host, in the order of the hosts.
     targets: Vec<Targets>,
     /// Unit of each call that has no reply yet, and whether it starts it.
-    calls: BTreeMap<NonZeroU32, (String, bool)>,
+    calls: Pending<(String, bool)>,
     /// Unit of each job, by its object path.
     jobs: BTreeMap<String, String>,
     /// What was noted once: units that do not exist, systemd that does not answer.
@@ -47,13 +47,13 @@ struct Quiesce {
     /// The closing they are stopped for.
     epoch: Epoch,
     /// Calls without a reply, and jobs that have not ended.
-    calls: BTreeSet<NonZeroU32>,
+    calls: Pending<()>,
     jobs: BTreeSet<String>,
 }
 
 impl Quiesce {
     fn is_done(&self) -> bool {
-        self.calls.is_empty() && self.jobs.is_empty()
+        self.calls.len() == 0 && self.jobs.is_empty()
     }
 }
 
@@ -70,11 +70,11 @@ impl Systemd {
         let mut calls = Vec::new();
         if let Some(of) = self.quiesce.get_mut(host) {
             of.epoch = epoch;
-            of.calls.clear();
+            of.calls = Pending::default();
             of.jobs.clear();
             for unit in &of.units {
                 let call = manager("StopUnit", &(unit.as_str(), "replace"))?;
-                of.calls.insert(serial_of(&call));
+                of.calls.add(&call, ());
                 calls.push(call);
             }
         }
@@ -87,7 +87,7 @@ impl Systemd {
         let mut calls = Vec::new();
         for unit in units {
             let call = manager("StartUnit", &(unit.as_str(), "replace"))?;
-            self.calls.insert(serial_of(&call), (unit, true));
+            self.calls.add(&call, (unit, true));
             calls.push(call);
         }
         Ok(calls)
@@ -95,9 +95,8 @@ impl Systemd {
 
     /// What became of a unit to quiesce, and whether that was the last; `None` if it is none of these.
     fn quiesce_returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<Vec<(HostIndex, Event)>> {
-        let host = self.quiesce.iter().position(|of| of.calls.contains(&serial))?;
-        let of = self.quiesce.get_mut(host)?;
-        of.calls.remove(&serial);
+        let mut hosts = self.quiesce.iter_mut().enumerate();
+        let (host, of) = hosts.find_map(|(host, of)| of.calls.take(serial).map(|()| (host, of)))?;
         // An error: there is nothing to stop, or it cannot be.
         if let Some(error) = reply.header().error_name() {
             if error.as_str() != NO_SUCH_UNIT {
@@ -144,7 +143,7 @@ impl Systemd {
                     continue;
                 }
                 let call = manager(member, &(unit.as_str(), "replace"))?;
-                self.calls.insert(serial_of(&call), (unit.clone(), member != "StopUnit"));
+                self.calls.add(&call, (unit.clone(), member != "StopUnit"));
                 calls.push(call);
             }
         }
@@ -153,7 +152,7 @@ impl Systemd {
 
     /// The reply to a call for an order; `None` if it is not one.
     fn order_returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<()> {
-        let (unit, starts) = self.calls.remove(&serial)?;
+        let (unit, starts) = self.calls.take(serial)?;
         let header = reply.header();
         if let Some(error) = header.error_name() {
             // Nothing to stop is what stopping is for.

@@ -15,7 +15,7 @@ use zbus::{Message, ObjectPath, Variant, message::Type};
 use crate::adapters::{
     dispatch::PROPERTIES,
     peer::{
-        self, BUS, INTROSPECTED, MAPPER, changes, introspected, objects, owner_changes, serial_of, subscribe,
+        self, BUS, INTROSPECTED, MAPPER, Pending, changes, introspected, objects, owner_changes, subscribe,
         who_serves,
     },
 };
@@ -82,7 +82,7 @@ pub(crate) struct Told {
 #[derive(Debug, Default)]
 pub(crate) struct Watched {
     items: Vec<Item>,
-    awaited: BTreeMap<NonZeroU32, Awaited>,
+    awaited: Pending<Awaited>,
     /// Services whose coming and going is subscribed to.
     followed: BTreeSet<String>,
 }
@@ -126,16 +126,16 @@ impl Watched {
         let Some(item) = self.items.get(index) else { return Ok(None) };
         let call = who_serves(&item.path, item.interface)?;
         // Only the newest question counts.
-        self.awaited.retain(|_, asked| !matches!(asked, Awaited::Service(other) if *other == index));
-        self.awaited.insert(serial_of(&call), Awaited::Service(index));
+        self.awaited.forget(|asked| matches!(asked, Awaited::Service(other) if *other == index));
+        self.awaited.add(&call, Awaited::Service(index));
         Ok(Some(call))
     }
 
     /// Reads it again.
     pub(crate) fn read(&mut self, index: usize) -> zbus::Result<Option<Message>> {
         let Some(call) = self.get(index)? else { return Ok(None) };
-        self.awaited.retain(|_, asked| !matches!(asked, Awaited::Value(other) if *other == index));
-        self.awaited.insert(serial_of(&call), Awaited::Value(index));
+        self.awaited.forget(|asked| matches!(asked, Awaited::Value(other) if *other == index));
+        self.awaited.add(&call, Awaited::Value(index));
         Ok(Some(call))
     }
 
@@ -159,7 +159,7 @@ impl Watched {
 
     /// A reply; `None` if it is not one to a call of ours.
     pub(crate) fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Told>> {
-        let asked = self.awaited.remove(&serial)?;
+        let asked = self.awaited.take(serial)?;
         let good = reply.message_type() == Type::MethodReturn;
         Some(match asked {
             Awaited::Service(index) => self.found(index, reply, good),
