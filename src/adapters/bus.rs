@@ -9,10 +9,7 @@
 //! It never waits for a reply: the serials of our own calls are kept where their replies are
 //! understood. It waits for room in the socket only; while it does, nothing more is read.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    pin::Pin,
-};
+use std::{collections::VecDeque, pin::Pin};
 
 use futures_core::Stream;
 use tokio::{
@@ -123,7 +120,7 @@ pub(crate) struct Bus {
     /// Sets whose caller's uid is not known yet.
     unverified: VecDeque<(Message, Ask)>,
     /// Calls that the event loop has and will answer.
-    waiting: BTreeMap<SetId, Message>,
+    waiting: Vec<(SetId, Message)>,
     last_id: u32,
     storage: Option<Storage>,
     inputs: UnboundedSender<Input>,
@@ -164,7 +161,7 @@ impl Bus {
             awaited: Pending::default(),
             retry_at: None,
             unverified: VecDeque::new(),
-            waiting: BTreeMap::new(),
+            waiting: Vec::new(),
             last_id: 0,
             storage,
             inputs,
@@ -358,7 +355,7 @@ impl Bus {
     fn ask(&mut self, call: Message, Ask { host, request }: Ask) {
         self.last_id = self.last_id.wrapping_add(1);
         let id = SetId(self.last_id);
-        self.waiting.insert(id, call);
+        self.waiting.push((id, call));
         self.input(match request {
             Request::Set(state) => Input::Event(host, Event::Set { id, state }),
             Request::SetDevice(state) => Input::Event(host, Event::SetDevice { id, state }),
@@ -413,7 +410,8 @@ impl Bus {
     where
         B: zbus::export::serde::Serialize + zbus::DynamicType,
     {
-        let call = self.waiting.remove(&id).filter(|call| !wants_no_reply(call));
+        let at = self.waiting.iter().position(|(waiting, _)| *waiting == id);
+        let call = at.map(|at| self.waiting.swap_remove(at).1).filter(|call| !wants_no_reply(call));
         call.map(|call| Message::method_return(&call.header()).build(body)).transpose()
     }
 

@@ -10,6 +10,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem::discriminant,
     num::NonZeroU32,
     time::Duration,
 };
@@ -57,11 +58,12 @@ enum Zone {
     Releasing,
 }
 
-/// What an item that is watched is.
+/// What an item that is watched is, and what is known of it besides its value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Role {
-    Zone,
-    Pwm,
+enum Item {
+    Zone(Zone),
+    /// With its Target when it was taken.
+    Pwm(Option<u64>),
     Guard,
 }
 
@@ -92,11 +94,8 @@ struct Host {
 pub(crate) struct Fans {
     hosts: Vec<Host>,
     watched: Watched,
-    /// What each item is.
-    roles: Vec<Role>,
-    zones: BTreeMap<usize, Zone>,
-    /// The Target of each PWM when it was taken.
-    found: BTreeMap<usize, u64>,
+    /// What each item of it is.
+    items: Vec<Item>,
     awaited: Pending<Awaited>,
     reasserts: u32,
     /// What was logged once.
@@ -113,30 +112,57 @@ impl Fans {
     ) -> Self {
         let mut fans = Self { held, ..Self::default() };
         for settings in settings {
-            let mut all = |paths: &[String], interface, property, role| -> Vec<usize> {
-                paths.iter().map(|path| fans.item(path, interface, property, role)).collect()
+            let mut all = |paths: &[String], interface, property, kind| -> Vec<usize> {
+                paths.iter().map(|path| fans.item(path, interface, property, kind)).collect()
             };
-            let zones = all(&settings.zones, MODE, MANUAL, Role::Zone);
-            let pwm = all(&settings.pwm, FAN_PWM, TARGET, Role::Pwm);
-            let guards = all(&settings.guard_sensors, CRITICAL, ALARM_HIGH, Role::Guard);
+            let zones = all(&settings.zones, MODE, MANUAL, Item::Zone(Zone::Free));
+            let pwm = all(&settings.pwm, FAN_PWM, TARGET, Item::Pwm(None));
+            let guards = all(&settings.guard_sensors, CRITICAL, ALARM_HIGH, Item::Guard);
             let host = Host { settings: settings.clone(), wanted: Wanted::Free, zones, pwm, guards };
             fans.hosts.push(host);
         }
         for path in left {
-            let zone = fans.item(&path, MODE, MANUAL, Role::Zone);
-            fans.zones.insert(zone, Zone::Left);
+            let zone = fans.item(&path, MODE, MANUAL, Item::Zone(Zone::Free));
+            fans.set_zone(zone, Zone::Left);
         }
         fans
     }
 
-    /// The item of this path and role, one for all hosts that name it.
-    fn item(&mut self, path: &str, interface: &'static str, property: &'static str, role: Role) -> usize {
-        let same = |(item, other): &(usize, &Role)| **other == role && self.watched.path(*item) == path;
-        let known = self.roles.iter().enumerate().find(same).map(|(item, _)| item);
+    /// The item of this path and kind, one for all hosts that name it.
+    fn item(&mut self, path: &str, interface: &'static str, property: &'static str, kind: Item) -> usize {
+        let same = |(item, other): &(usize, &Item)| {
+            discriminant(*other) == discriminant(&kind) && self.watched.path(*item) == path
+        };
+        let known = self.items.iter().enumerate().find(same).map(|(item, _)| item);
         known.unwrap_or_else(|| {
-            self.roles.push(role);
+            self.items.push(kind);
             self.watched.add(path, interface, property)
         })
+    }
+
+    fn zone(&self, item: usize) -> Zone {
+        if let Some(Item::Zone(zone)) = self.items.get(item) { *zone } else { Zone::Free }
+    }
+
+    fn set_zone(&mut self, item: usize, is: Zone) {
+        if let Some(Item::Zone(zone)) = self.items.get_mut(item) {
+            *zone = is;
+        }
+    }
+
+    /// Every zone that is not simply fan control's.
+    fn zones_in_hand(&self) -> impl Iterator<Item = usize> {
+        (0..self.items.len()).filter(|item| self.zone(*item) != Zone::Free)
+    }
+
+    fn found(&self, item: usize) -> Option<u64> {
+        if let Some(Item::Pwm(found)) = self.items.get(item) { *found } else { None }
+    }
+
+    fn set_found(&mut self, item: usize, target: Option<u64>) {
+        if let Some(Item::Pwm(found)) = self.items.get_mut(item) {
+            *found = target;
+        }
     }
 
     // ---- Orders ------------------------------------------------------------------------------------
@@ -178,7 +204,7 @@ impl Fans {
         for host in &mut self.hosts {
             host.wanted = Wanted::Free;
         }
-        for zone in self.zones.keys().copied().collect::<Vec<_>>() {
+        for zone in self.zones_in_hand().collect::<Vec<_>>() {
             self.follow(zone, false, &mut outcome)?;
         }
         Ok(outcome.calls)
@@ -186,11 +212,11 @@ impl Fans {
 
     /// Before a PWM is touched: where it stands.
     fn remember(&mut self, pwm: usize, outcome: &mut Outcome) -> zbus::Result<()> {
-        if self.found.contains_key(&pwm) {
+        if self.found(pwm).is_some() {
             return Ok(());
         }
         if let Some(Plain::Unsigned(target)) = self.watched.value(pwm) {
-            self.found.insert(pwm, *target);
+            self.set_found(pwm, Some(*target));
         }
         if let Some(get) = self.watched.get(pwm)? {
             self.awaited.add(&get, Awaited::Found(pwm));
@@ -202,7 +228,7 @@ impl Fans {
     /// Brings a zone to what its hosts want.
     fn follow(&mut self, zone: usize, again: bool, outcome: &mut Outcome) -> zbus::Result<()> {
         let wanted = self.hosts.iter().any(|host| host.wanted != Wanted::Free && host.zones.contains(&zone));
-        let is = self.zones.get(&zone).copied().unwrap_or(Zone::Free);
+        let is = self.zone(zone);
         let manual = match (wanted, is) {
             (true, Zone::Held) if !again => return self.set_targets(zone, outcome),
             (true, Zone::Taking) if !again => return Ok(()),
@@ -239,15 +265,15 @@ impl Fans {
     }
 
     fn becomes(&mut self, zone: usize, is: Zone) {
-        self.zones.insert(zone, is);
-        let held = self.zones.iter().filter(|(_, is)| **is != Zone::Free);
-        self.held.note(held.map(|(zone, _)| self.watched.path(*zone).to_owned()).collect());
+        self.set_zone(zone, is);
+        self.held.note(self.zones_in_hand().map(|zone| self.watched.path(zone).to_owned()).collect());
     }
 
     /// The PWMs of hosts that want nothing any more may be found anew.
     fn forget_targets(&mut self, zone: usize) {
-        for host in self.hosts.iter().filter(|host| host.zones.contains(&zone)) {
-            self.found.retain(|pwm, _| !host.pwm.contains(pwm));
+        let hosts = self.hosts.iter().filter(|host| host.zones.contains(&zone));
+        for pwm in hosts.flat_map(|host| host.pwm.clone()).collect::<Vec<_>>() {
+            self.set_found(pwm, None);
         }
     }
 
@@ -259,7 +285,7 @@ impl Fans {
                 FanLevel::S2 => host.settings.s2_pwm,
                 FanLevel::Stall => host.settings.stall_pwm,
             };
-            let found = self.found.get(&pwm).copied().filter(|_| at_least_found);
+            let found = self.found(pwm).filter(|_| at_least_found);
             Some(u64::from(speed).max(found.unwrap_or(0)))
         };
         self.hosts.iter().filter(|host| host.pwm.contains(&pwm)).filter_map(of).max()
@@ -324,10 +350,10 @@ impl Fans {
                 if let Some(found) = value.as_ref().and_then(plain_u64) {
                     let before = self.target(pwm);
                     // Where it was already set this is our own value, and changes nothing.
-                    self.found.entry(pwm).and_modify(|known| *known = found.max(*known)).or_insert(found);
+                    self.set_found(pwm, self.found(pwm).max(Some(found)));
                     let confirmed = |host: &Host| {
                         host.pwm.contains(&pwm)
-                            && host.zones.iter().any(|zone| self.zones.get(zone) == Some(&Zone::Held))
+                            && host.zones.iter().any(|zone| self.zone(*zone) == Zone::Held)
                     };
                     if self.target(pwm) != before && self.hosts.iter().any(confirmed) {
                         self.set_target(pwm, outcome)?;
@@ -348,18 +374,18 @@ impl Fans {
     fn take(&mut self, told: Told) -> zbus::Result<Outcome> {
         let mut outcome = Outcome::of(told.calls);
         for item in told.appeared {
-            match self.roles.get(item) {
-                Some(Role::Zone) => self.zone_appeared(item, &mut outcome)?,
-                Some(Role::Pwm) => self.set_target_again(item, &mut outcome)?,
-                Some(Role::Guard) | None => {}
+            match self.items.get(item) {
+                Some(Item::Zone(_)) => self.zone_appeared(item, &mut outcome)?,
+                Some(Item::Pwm(_)) => self.set_target_again(item, &mut outcome)?,
+                Some(Item::Guard) | None => {}
             }
         }
         for (item, value) in told.news {
-            match (self.roles.get(item), value) {
-                (Some(Role::Zone), Some(Plain::Bool(false))) => {
+            match (self.items.get(item), value) {
+                (Some(Item::Zone(_)), Some(Plain::Bool(false))) => {
                     self.manual_dropped(item, &mut outcome)?;
                 }
-                (Some(Role::Guard), Some(Plain::Bool(true))) => {
+                (Some(Item::Guard), Some(Plain::Bool(true))) => {
                     for (index, host) in self.hosts.iter().enumerate() {
                         if host.guards.contains(&item) && host.wanted != Wanted::Free {
                             outcome.events.push((index, Event::GuardAlarm));
@@ -375,7 +401,7 @@ impl Fans {
     /// Fan control has started, restarted or reloaded its zones: Manual is gone, whatever was said before.
     fn zone_appeared(&mut self, zone: usize, outcome: &mut Outcome) -> zbus::Result<()> {
         let nobodys = !self.hosts.iter().any(|host| host.zones.contains(&zone));
-        match self.zones.get(&zone).copied().unwrap_or(Zone::Free) {
+        match self.zone(zone) {
             // It waits for the first order of its host.
             Zone::Left if !nobodys => Ok(()),
             // The answer was lost with fan control; said once more it does no harm.
@@ -388,7 +414,7 @@ impl Fans {
     }
 
     fn manual_dropped(&mut self, zone: usize, outcome: &mut Outcome) -> zbus::Result<()> {
-        if self.zones.get(&zone) != Some(&Zone::Held) || self.reasserts >= MOST_REASSERTS {
+        if self.zone(zone) != Zone::Held || self.reasserts >= MOST_REASSERTS {
             return Ok(());
         }
         self.reasserts += 1;
@@ -399,7 +425,7 @@ impl Fans {
 
     fn set_target_again(&mut self, pwm: usize, outcome: &mut Outcome) -> zbus::Result<()> {
         let held = |host: &Host| {
-            let confirmed = host.zones.iter().any(|zone| self.zones.get(zone) == Some(&Zone::Held));
+            let confirmed = host.zones.iter().any(|zone| self.zone(*zone) == Zone::Held);
             host.pwm.contains(&pwm) && confirmed
         };
         if self.hosts.iter().any(held) { self.set_target(pwm, outcome) } else { Ok(()) }
@@ -591,7 +617,7 @@ mod tests {
         let outcome = fans.order(0, Wanted::Free).unwrap();
         assert_eq!(all_said(&outcome.calls), ["zone0 Manual=false"]);
         world.carry(&mut fans, outcome.calls);
-        assert_eq!(fans.zones.values().collect::<Vec<_>>(), [&Zone::Free]);
+        assert_eq!(fans.zones_in_hand().count(), 0);
         assert_eq!(all_said(&fans.order(0, Wanted::Free).unwrap().calls), Vec::<String>::new());
     }
 

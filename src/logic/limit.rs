@@ -3,10 +3,8 @@
 //!
 //! Owns: the counts. Must never: know what is written, or where.
 
-use core::time::Duration;
-use std::collections::BTreeSet;
-
 use super::{diagnosis::Diagnosis, time::Time};
+use core::time::Duration;
 
 /// So many at once, and then one each `every`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,7 +49,7 @@ impl Bucket {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct OncePerBoot {
     boot: u32,
-    had: BTreeSet<Diagnosis>,
+    had: Vec<Diagnosis>,
 }
 
 impl OncePerBoot {
@@ -61,7 +59,11 @@ impl OncePerBoot {
             self.boot = boot;
             self.had.clear();
         }
-        self.had.insert(diagnosis)
+        let first = !self.had.contains(&diagnosis);
+        if first {
+            self.had.push(diagnosis);
+        }
+        first
     }
 }
 
