@@ -9,24 +9,32 @@ use std::{
     time::{Duration, Instant},
 };
 
-use acpi_stated::shell::{clock::Clock, permits::Permits};
+use acpi_stated::{
+    config::Group,
+    shell::{clock::Clock, permits::Permits},
+};
 use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
     Error, Result,
+    bmc_sensors::BmcSensors,
     clock::{Lateness, millis, secs, sleep},
+    cooling,
     daemon::DaemonThread,
     dimm::SimBuses,
+    fan_control::{Failsafe, FanControl, Record, ZONES},
     host::{Answer, Firmware, Host, Report, Spds},
+    hwmon_temp::HwmonTemp,
     ipmid::{GET_ACPI_POWER_STATE, Ipmid, SET_ACPI_POWER_STATE, cc},
     mapper,
     objects::Written,
     observer::Observer,
     pid_inputs::PidInputs,
+    platform::{Load, Platform},
     poller::Poller,
     power_control::PowerControl,
     private_bus::PrivateBus,
-    setup::{BUSES, DIMMS_INSTALLED, KINDS, Setup, Way},
+    setup::{BUSES, Bmc, CPU_SENSOR, DIMMS_INSTALLED, KINDS, Setup, Way},
     simbus::{Master, SimBus},
     systemd::Systemd,
     tally::{Count, Tally},
@@ -57,11 +65,18 @@ const OPENING: (Duration, Duration) = (Duration::from_secs(5), secs(60));
 /// How long the daemon may take to serve, in real time.
 const START: Duration = Duration::from_secs(10);
 
+/// The PWM of the DIMMs' fans in POST, of 255: the daemon's default.
+pub const S2_PWM: u64 = 160;
+/// How long the daemon and fan control may take to bring the fans there, in real time.
+pub const HELD: Duration = Duration::from_millis(250);
+
 /// A running board.
 pub struct Board {
     // Dropped in this order: the pollers stop before the daemon, all before the bus.
     pollers: Vec<Poller>,
-    daemon: DaemonThread,
+    daemon: Option<DaemonThread>,
+    /// In the daemon's place.
+    _hwmon_temp: Option<HwmonTemp>,
     requests: mpsc::UnboundedReceiver<Written>,
     host: Host,
     power: PowerControl,
@@ -69,6 +84,8 @@ pub struct Board {
     systemd: Systemd,
     observer: Observer,
     fan_control: PidInputs,
+    zones: FanControl,
+    platform: Platform,
     timeline: Timeline,
     setup: Setup,
     clock: Clock,
@@ -98,39 +115,52 @@ impl Board {
         mapper::start(address, &mut tasks).await?;
         let systemd = Systemd::start(address, setup.systemd, timeline.clone(), &mut tasks).await?;
         let (to_board, requests) = mpsc::unbounded_channel();
-        let power = PowerControl::start(address, setup.power, clock, to_board, &mut tasks).await?;
+        let platform = Platform::new(clock);
+        let power =
+            PowerControl::start(address, setup.power, clock, platform.clone(), to_board, &mut tasks).await?;
         let observer = Observer::start(address, timeline.clone(), &mut tasks).await?;
+        let of_fans = if setup.tells_fans { timeline.clone() } else { Timeline::silent() };
+        let bmc_sensors =
+            BmcSensors::start(address, clock, platform.clone(), of_fans.clone(), &mut tasks).await?;
+        if setup.heats {
+            cooling::start(clock, platform.clone(), buses.clone(), bmc_sensors.clone(), &mut tasks);
+        }
         let fan_control = PidInputs::start(address, &mut tasks).await?;
+        let settings = setup.settings();
+        let names = |group| settings.sensors.iter().filter(move |sensor| sensor.group == group);
+        let dimms = names(Group::Dimm).map(|sensor| sensor.name.clone()).collect();
+        let inputs = (dimms, CPU_SENSOR.to_owned());
+        let zones =
+            FanControl::start(address, clock, fan_control.clone(), bmc_sensors, of_fans, inputs).await?;
         let ipmid = Ipmid::start(address).await?;
         let host = Host::new(setup.firmware, ipmid.clone(), buses.clone());
-        let settings = setup.settings();
-        let sensors: Vec<_> = settings.sensors.iter().map(|sensor| sensor.name.clone()).collect();
-        let daemon = DaemonThread::start(address, settings, clock, Arc::new(SimBuses(buses.clone()))).await?;
-        if !observer.daemon_ready(START).await {
-            return Err(Error::from("the daemon shows no state"));
-        }
-        for sensor in &sensors {
-            fan_control.discover(sensor).await?;
-        }
-        // The mapper introspects a new name in its own time; no host boots before the BMC is up.
-        let known = async {
-            while ipmid.request(&[GET_ACPI_POWER_STATE]).await.first() != Some(&cc::OK) {
-                tokio::time::sleep(Duration::from_millis(1)).await;
+        let i2c = SimBuses { dimms: buses.clone(), platform: platform.clone() };
+        let (daemon, hwmon_temp) = match setup.bmc {
+            Bmc::AcpiStated => {
+                (Some(DaemonThread::start(address, settings, clock, Arc::new(i2c)).await?), None)
+            }
+            Bmc::Without => {
+                let sensors = HwmonTemp::start(address, clock, &settings.sensors, &i2c, &mut tasks).await?;
+                (None, Some(sensors))
             }
         };
-        if tokio::time::timeout(START, known).await.is_err() {
-            return Err(Error::from("ipmid does not find the daemon"));
+        if daemon.is_some() {
+            find(&observer, &ipmid).await?;
+        }
+        if !zones.wait(START, |zones| ZONES.iter().all(|zone| zones.is_manual(zone).is_some())).await {
+            return Err(Error::from("fan control does not find its sensors"));
         }
         let pollers: Vec<_> = buses
             .iter()
-            .filter_map(|bus| Poller::start(Arc::clone(bus), daemon.permits(), setup.gate))
+            .filter_map(|bus| Poller::start(Arc::clone(bus), daemon.as_ref()?.permits(), setup.gate))
             .collect();
-        if pollers.len() != BUSES.len() {
+        if daemon.is_some() && pollers.len() != BUSES.len() {
             return Err(Error::from("the daemon has no permits for the DIMM buses"));
         }
         Ok(Self {
             pollers,
             daemon,
+            _hwmon_temp: hwmon_temp,
             requests,
             host,
             power,
@@ -138,6 +168,8 @@ impl Board {
             systemd,
             observer,
             fan_control,
+            zones,
+            platform,
             timeline,
             setup,
             clock,
@@ -170,6 +202,18 @@ impl Board {
         &self.fan_control
     }
 
+    /// Fan control's zones.
+    #[must_use]
+    pub fn zones(&self) -> &FanControl {
+        &self.zones
+    }
+
+    /// The host's hardware.
+    #[must_use]
+    pub fn platform(&self) -> &Platform {
+        &self.platform
+    }
+
     /// Who tells what happens.
     #[must_use]
     pub fn timeline(&self) -> &Timeline {
@@ -182,20 +226,28 @@ impl Board {
         self.report(Report::S2).await
     }
 
+    /// How much too long this machine let the board sleep at worst.
+    #[must_use]
+    pub fn lateness(&self) -> Duration {
+        self.lateness.worst()
+    }
+
     /// Something is not as it should be.
     pub fn fault(&mut self, what: &str) {
         self.tally.faults.push(what.to_owned());
     }
 
-    /// The daemon's permits, for another bus thread.
+    /// The daemon's permits, for another bus thread; `None` without a daemon.
     #[must_use]
-    pub fn permits(&self) -> &Permits {
-        self.daemon.permits()
+    pub fn permits(&self) -> Option<&Permits> {
+        self.daemon.as_ref().map(DaemonThread::permits)
     }
 
     /// The daemon's thread does nothing for this long, as if it got no CPU.
     pub fn stall_daemon(&self, length: Duration) {
-        self.daemon.stall(length);
+        if let Some(daemon) = &self.daemon {
+            daemon.stall(length);
+        }
     }
 
     /// The DIMM buses, in the order of [`BUSES`].
@@ -262,6 +314,7 @@ impl Board {
         if reached_os {
             self.reach_os().await?;
             self.wait_for_the_gate(way, &openings).await;
+            self.wait_for_the_fans(way).await;
             sleep(self.clock, WORK).await;
         } else {
             self.wait_for_the_diagnosis().await;
@@ -296,8 +349,11 @@ impl Board {
         self.tally.inferred_s5 = Count { seen: seen.inferred_s5, performed: performed.inferred_s5 };
         self.tally.warm_resets = Count { seen: seen.warm_resets, performed: performed.warm_resets };
         self.tally.lateness = self.lateness.worst();
+        self.count_fans();
         self.pollers.clear();
-        self.daemon.stop().await?;
+        if let Some(mut daemon) = self.daemon.take() {
+            daemon.stop().await?;
+        }
         self.tasks.shutdown().await;
         Ok(self.tally)
     }
@@ -383,6 +439,7 @@ impl Board {
 
     /// The power is gone, as `shown` on D-Bus.
     fn power_fell(&mut self, shown: Instant) {
+        self.zones.watch(None);
         self.observer.host_is_silent();
         self.performed.power_lost();
         self.quiet.from(shown + REACTION);
@@ -436,9 +493,18 @@ impl Board {
         let answer = self.report(Report::S2).await;
         self.quiet.from(answer.at);
         self.tally.acks.push(answer.took);
+        self.watch_the_fans();
+    }
+
+    /// The daemon knows that this is S2: the DIMMs' fans must be held until POST is over.
+    fn watch_the_fans(&self) {
+        if self.daemon.is_some() {
+            self.zones.watch(Some(S2_PWM));
+        }
     }
 
     async fn read_spds(&mut self) -> Result<Spds> {
+        self.platform.work(Load::Training);
         let spds = self.host.read_spds().await?;
         self.quiet.from(spds.first);
         let found = DIMMS_INSTALLED - spds.missing.len();
@@ -451,6 +517,7 @@ impl Board {
     }
 
     async fn administrator_sets_s0(&mut self) {
+        self.zones.watch(None);
         self.tell(Who::Other, "an administrator sets S0 over the network, in the middle of POST");
         self.observer.host_says(Report::S0);
         let [system, device] = Report::S0.bytes();
@@ -463,6 +530,8 @@ impl Board {
     /// The rest of POST, until the operating system runs.
     async fn reach_os(&mut self) -> Result<()> {
         sleep(self.clock, REST_OF_POST).await;
+        self.zones.watch(None);
+        self.platform.work(Load::Working);
         if self.setup.firmware == Firmware::N {
             // Nothing follows that anybody could see.
             self.tell(Who::Host, "POST is complete, the operating system boots");
@@ -491,7 +560,7 @@ impl Board {
                 answer.took.as_secs_f64() * 1e3
             ),
         );
-        if answer.code != cc::OK {
+        if answer.code != cc::OK && self.daemon.is_some() {
             let fault = format!("the report of {} was answered with {:02x}h", report.name(), answer.code);
             self.tally.faults.push(fault);
         }
@@ -513,6 +582,44 @@ impl Board {
         while self.openings().iter().zip(before).any(|(now, before)| now == before) && Instant::now() < limit
         {
             tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// At the end of each boot fan control has its zones back.
+    async fn wait_for_the_fans(&mut self, way: Way) {
+        let (real, virt) = OPENING;
+        let free = |zones: &FanControl| zones.is_manual(ZONES[0]) == Some(false);
+        if !self.zones.wait(real + virt / self.clock.speed(), free).await {
+            self.tally.faults.push(format!("{way}: the fans were not given back"));
+        }
+    }
+
+    fn count_fans(&mut self) {
+        let Record { failsafes, holds, posts, .. } = self.zones.record();
+        self.tally.holds += holds;
+        for post in &posts {
+            match post.held_after {
+                // A time that is shorter than fan control's cycle shows nothing.
+                None if post.watched >= HELD => {
+                    self.tally.faults.push("the fans were not held in POST".into());
+                }
+                None => {}
+                Some(after) => {
+                    self.tally.held_after = self.tally.held_after.max(after);
+                    if post.slowest < S2_PWM {
+                        self.tally.faults.push(format!("the fans fell to {} in POST", post.slowest));
+                    }
+                }
+            }
+        }
+        self.tally.failsafes += failsafes.len() as u64;
+        if let Some(first) = failsafes.first().filter(|_| !self.setup.broken && self.daemon.is_some()) {
+            let Failsafe { zone, at, input, why, .. } = first;
+            let at = at.as_secs_f64();
+            let more = failsafes.len() - 1;
+            let fault =
+                format!("zone{zone} in failsafe at {at:.1} s: {input}, {why} (and {more} times more)");
+            self.tally.faults.push(fault);
         }
     }
 
@@ -564,4 +671,19 @@ impl Board {
     fn tell(&self, who: Who, what: &str) {
         self.timeline.row(who, what);
     }
+}
+
+/// Waits until the daemon serves, and ipmid finds it.
+async fn find(observer: &Observer, ipmid: &Ipmid) -> Result<()> {
+    if !observer.daemon_ready(START).await {
+        return Err(Error::from("the daemon shows no state"));
+    }
+    // The mapper introspects a new name in its own time; no host boots before the BMC is up.
+    let known = async {
+        while ipmid.request(&[GET_ACPI_POWER_STATE]).await.first() != Some(&cc::OK) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let known = tokio::time::timeout(START, known).await;
+    known.map_err(|_| Error::from("ipmid does not find the daemon"))
 }

@@ -11,6 +11,7 @@ use crate::{
     Result,
     clock::{millis, secs, sleep},
     objects::{NoMethods, Objects, Written, connect},
+    platform::Platform,
 };
 
 /// Which service has the power, and what it shows.
@@ -59,17 +60,19 @@ const HOST_RESTART: Duration = secs(2);
 pub struct PowerControl {
     flavour: Flavour,
     clock: Clock,
+    platform: Platform,
     host: Objects,
     chassis: Objects,
 }
 
 impl PowerControl {
-    /// Starts the service on the bus at `address`, everything off. Requested transitions go to
-    /// `requests`.
+    /// Starts the service on the bus at `address`, everything off. It switches `platform`'s rails. Requested transitions
+    /// go to `requests`.
     pub async fn start(
         address: &str,
         flavour: Flavour,
         clock: Clock,
+        platform: Platform,
         requests: mpsc::UnboundedSender<Written>,
         tasks: &mut JoinSet<()>,
     ) -> Result<Self> {
@@ -79,7 +82,7 @@ impl PowerControl {
             Flavour::X86 { .. } => host.clone(),
             Flavour::Psm => Objects::new(connect(address).await?, Some(requests)),
         };
-        let power = Self { flavour, clock, host, chassis };
+        let power = Self { flavour, clock, platform, host, chassis };
         power.add_objects()?;
         power.host.serve(NoMethods, tasks);
         let (host, chassis) = (power.host.connection(), power.chassis.connection());
@@ -228,6 +231,7 @@ impl PowerControl {
     }
 
     async fn rails_rise(&self) -> Result<()> {
+        self.platform.rise();
         if self.flavour == Flavour::Psm {
             self.chassis_state(ON).await?;
             self.state_changed().await?;
@@ -239,6 +243,7 @@ impl PowerControl {
     }
 
     async fn rails_fall(&self) -> Result<Instant> {
+        self.platform.fall();
         let shown;
         if self.flavour == Flavour::Psm {
             // obmc-host-stop@ comes after obmc-chassis-poweroff@.

@@ -6,8 +6,11 @@ use std::{fmt, time::Duration};
 use acpi_stated::config::{Bus, Device, Evidence, Group, Host, Limits, Sensor, Settings, Source, Timing};
 
 use crate::{
+    bmc_sensors::{CPU_POWER, INLET_PATH},
     dimm::{Dimm, Kind},
+    fan_control::{ZONES, pwms},
     host::Firmware,
+    platform::{CPU_ADDRESS, CPU_BUS},
     poller::Gate,
     power_control::Flavour,
     simbus::{DIMMS, SimBus},
@@ -19,6 +22,8 @@ use crate::{
 pub const BUSES: [u32; 2] = [3, 4];
 /// The kinds of DIMMs on them.
 pub const KINDS: [Kind; 2] = [Kind::Ddr4, Kind::Ddr5];
+/// The name of the CPU's own temperature.
+pub const CPU_SENSOR: &str = "CPU_TEMP";
 /// How many DIMMs the board has.
 pub const DIMMS_INSTALLED: usize = BUSES.len() * DIMMS as usize;
 
@@ -33,6 +38,8 @@ pub struct Setup {
     pub evidence: Evidence,
     /// The daemon's times.
     pub timing: Timing,
+    /// What the BMC runs.
+    pub bmc: Bmc,
     /// Whether the poller heeds the gate.
     pub gate: Gate,
     /// How systemd behaves.
@@ -41,8 +48,23 @@ pub struct Setup {
     pub speed: u32,
     /// How often the daemon reads a sensor, on the board's clock.
     pub poll: Duration,
+    /// Whether temperatures follow load and fans; otherwise they are what somebody sets.
+    pub heats: bool,
+    /// Something is broken on purpose, so that a failsafe is right.
+    pub broken: bool,
     /// How much is told.
     pub detail: Detail,
+    /// Whether fans and CPU power are told of as well.
+    pub tells_fans: bool,
+}
+
+/// What reads the temperatures and answers the host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bmc {
+    /// The daemon.
+    AcpiStated,
+    /// Nobody who knows of ACPI states; dbus-sensors reads the same temperatures.
+    Without,
 }
 
 impl Setup {
@@ -64,12 +86,16 @@ impl Setup {
             power,
             evidence,
             timing: Timing::default(),
+            bmc: Bmc::AcpiStated,
             gate: Gate::Heeded,
             systemd: Manners::Prompt,
             speed,
             // A period of less than 30 ms of real time would measure this machine's scheduler.
             poll: Duration::from_secs(1).max(Duration::from_millis(30) * speed),
+            heats: false,
+            broken: false,
             detail: Detail::Silent,
+            tells_fans: false,
         }
     }
 
@@ -80,7 +106,12 @@ impl Setup {
         host.evidence = self.evidence;
         host.timing = self.timing;
         host.has_dimms = true;
-        let buses = BUSES.map(|bus| Bus::new(bus, vec![0])).into();
+        host.fans.zones = vec![ZONES[0].to_owned()];
+        host.fans.pwm = pwms(0).iter().map(|pwm| (*pwm).to_owned()).collect();
+        host.fans.guard_sensors = vec![INLET_PATH.to_owned()];
+        host.cpu_power_sensor = Some(CPU_POWER.to_owned());
+        let mut buses: Vec<Bus> = BUSES.map(|bus| Bus::new(bus, vec![0])).into();
+        buses.push(Bus::new(CPU_BUS, Vec::new()));
         let sensors = BUSES.into_iter().zip(KINDS).zip('A'..).flat_map(|((bus, kind), letter)| {
             SimBus::new(bus, kind)
                 .dimms()
@@ -89,7 +120,10 @@ impl Setup {
                 .map(|(dimm, slot)| Sensor { poll: self.poll, ..sensor(bus, letter, slot, dimm) })
                 .collect::<Vec<_>>()
         });
-        Settings { hosts: vec![host], buses, sensors: sensors.collect(), ..Settings::default() }
+        let cpu = Source::Device { device: Device::Sbtsi, bus: CPU_BUS, address: CPU_ADDRESS };
+        let cpu = Sensor { poll: self.poll, ..Sensor::new(CPU_SENSOR.to_owned(), 0, Group::Thermal, cpu) };
+        let sensors = sensors.chain([cpu]).collect();
+        Settings { hosts: vec![host], buses, sensors, ..Settings::default() }
     }
 }
 

@@ -30,6 +30,12 @@ pub struct Tally {
     pub unprotectable_missing: u64,
     /// How long hosts waited for the answer to a Set of S2.
     pub acks: Vec<Duration>,
+    /// Times a zone of fan control went to failsafe, or might have.
+    pub failsafes: u64,
+    /// Times the DIMMs' fans were held.
+    pub holds: u64,
+    /// The longest from the answer to S2 to fans that are held.
+    pub held_after: Duration,
     /// How much too long this machine let a board sleep at worst.
     pub lateness: Duration,
     /// What else went wrong.
@@ -59,6 +65,9 @@ impl Tally {
         self.unprotectable_boots += other.unprotectable_boots;
         self.unprotectable_missing += other.unprotectable_missing;
         self.acks.extend(other.acks);
+        self.failsafes += other.failsafes;
+        self.holds += other.holds;
+        self.held_after = self.held_after.max(other.held_after);
         self.lateness = self.lateness.max(other.lateness);
         self.faults.extend(other.faults);
     }

@@ -37,6 +37,8 @@ pub enum Who {
     Systemd,
     /// The DIMMs' sensors, as fan control sees them.
     Sensors,
+    /// Fan control and its fans.
+    Fans,
     /// Somebody else.
     Other,
 }
@@ -49,6 +51,7 @@ impl Who {
             Self::Daemon => "acpi",
             Self::Systemd => "unit",
             Self::Sensors => "temp",
+            Self::Fans => "fans",
             Self::Other => "other",
         }
     }
