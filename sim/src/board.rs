@@ -301,7 +301,8 @@ impl Board {
             | Way::DcLoss
             | Way::ForcedOff
             | Way::ResetInPost
-            | Way::Hang => true,
+            | Way::Hang
+            | Way::NoCpuPower => true,
         }
     }
 
@@ -310,14 +311,17 @@ impl Board {
         let openings = self.openings();
         self.leave(way).await?;
         let spds = self.post(way).await?;
-        let reached_os = way != Way::Hang;
+        let reached_os = !matches!(way, Way::Hang | Way::NoCpuPower);
         if reached_os {
             self.reach_os().await?;
             self.wait_for_the_gate(way, &openings).await;
             self.wait_for_the_fans(way).await;
             sleep(self.clock, WORK).await;
+        } else if way == Way::Hang {
+            self.tell(Who::Host, "UEFI hangs");
+            self.wait_for_diagnoses(&["StuckInPost"], self.setup.timing.deadline).await;
         } else {
-            self.wait_for_the_diagnosis().await;
+            self.wait_for_diagnoses(&["NoCpuPower", "FirmwareSilent"], self.setup.timing.silent_after).await;
         }
         self.count(way, &spds, reached_os, &openings);
         Ok(())
@@ -360,12 +364,17 @@ impl Board {
 
     /// From the state the host is in to its reset vector, with the power on.
     async fn leave(&mut self, way: Way) -> Result<()> {
+        if way != Way::NoCpuPower && way != Way::WarmReset {
+            // Whatever made its regulator trip, the power goes now.
+            self.platform.cut_cpu(false);
+        }
         match way {
             Way::PowerOn => self.press_button("the power button").await,
             Way::OsShutdown => self.shut_down("the power falls at once", millis(200)).await,
             Way::SlowOsShutdown => self.shut_down("the power takes 0.8 s to fall", SLOW_RAILS).await,
-            Way::PowerCycle | Way::ResetInPost | Way::Hang | Way::AdminSetsS0 => {
+            Way::PowerCycle | Way::ResetInPost | Way::Hang | Way::NoCpuPower | Way::AdminSetsS0 => {
                 self.tell(Who::Power, "an operator cycles the power; the host cannot tell anybody");
+                self.platform.cut_cpu(way == Way::NoCpuPower);
                 let shown = self.power.power_cycle().await?;
                 self.power_fell(shown);
                 self.power_rose();
@@ -454,6 +463,10 @@ impl Board {
 
     /// UEFI, up to the last SPD it reads. The DIMMs that any pass did without are missing.
     async fn post(&mut self, way: Way) -> Result<Spds> {
+        if way == Way::NoCpuPower {
+            self.tell(Who::Power, "host Running, chassis On; no power gets into the CPU, so nothing runs");
+            return Ok(Spds { first: Instant::now(), missing: Vec::new() });
+        }
         let mut spds = self.initialise_memory().await?;
         if way == Way::ResetInPost {
             sleep(self.clock, secs(2)).await;
@@ -623,11 +636,11 @@ impl Board {
         }
     }
 
-    async fn wait_for_the_diagnosis(&mut self) {
-        self.tell(Who::Host, "UEFI hangs");
-        let limit = START + (self.setup.timing.deadline + secs(10)) / self.clock.speed();
-        if !self.observer.wait(limit, |view| view.diagnoses.iter().any(|name| name == "StuckInPost")).await {
-            self.tally.faults.push("a hang in POST was not diagnosed".into());
+    async fn wait_for_diagnoses(&mut self, names: &[&str], within: Duration) {
+        let limit = START + (within + secs(10)) / self.clock.speed();
+        let there = |name: &&str, of: &[String]| of.iter().any(|diagnosis| diagnosis == name);
+        if !self.observer.wait(limit, |view| names.iter().all(|name| there(name, &view.diagnoses))).await {
+            self.tally.faults.push(format!("no diagnosis of {}", names.join(" and ")));
         }
     }
 

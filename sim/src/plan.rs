@@ -53,8 +53,8 @@ impl Common {
 pub fn show(common: Common) -> Vec<Part> {
     use Firmware::{F, FLate, FRetry, M, N};
     use Way::{
-        AdminSetsS0, DcLoss, ForcedOff, Hang, OsShutdown, PowerCycle, PowerOn, ResetInPost, ShortCycle,
-        SlowOsShutdown, WarmReset,
+        AdminSetsS0, DcLoss, ForcedOff, Hang, NoCpuPower, OsShutdown, PowerCycle, PowerOn, ResetInPost,
+        ShortCycle, SlowOsShutdown, WarmReset,
     };
     let ways = [PowerOn, OsShutdown, PowerCycle, WarmReset];
     let mut parts = vec![common.part("A server's day", F, X86, &ways)];
@@ -73,6 +73,11 @@ pub fn show(common: Common) -> Vec<Part> {
     hang.setup.timing.deadline = SHORT_DEADLINE;
     hang.heading = format!("{}, deadline {} s", hang.heading, SHORT_DEADLINE.as_secs());
     parts.push(hang);
+    let mut failure =
+        common.part("The chassis is on, and nothing runs", F, X86, &[PowerOn, NoCpuPower, ForcedOff]);
+    failure.setup.broken = true;
+    failure.setup.tells_fans = true;
+    parts.push(failure);
     let ways = [PowerOn, WarmReset, WarmReset];
     parts.push(common.part("What nobody can protect: a reset that nothing shows", M, X86_BARE, &ways));
     let ways = [PowerOn, AdminSetsS0, AdminSetsS0];
@@ -226,6 +231,7 @@ mod tests {
             Way::WarmReset,
             Way::ResetInPost,
             Way::Hang,
+            Way::NoCpuPower,
             Way::AdminSetsS0,
         ] {
             assert!(parts.iter().any(|part| part.ways.contains(&way)), "{way}");

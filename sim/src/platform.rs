@@ -74,7 +74,13 @@ impl Platform {
     /// Whether the rails are up.
     #[must_use]
     pub fn is_up(&self) -> bool {
-        lock(&self.0.up_since).is_some()
+        self.up_since().is_some()
+    }
+
+    /// Since when the rails are up.
+    #[must_use]
+    pub fn up_since(&self) -> Option<Instant> {
+        *lock(&self.0.up_since)
     }
 
     /// The host does this from now on.
@@ -131,7 +137,7 @@ impl Platform {
     }
 
     fn cpu_answers(&self) -> bool {
-        let up_for = lock(&self.0.up_since).map(|since| since.elapsed() * self.0.clock.speed());
+        let up_for = self.up_since().map(|since| since.elapsed() * self.0.clock.speed());
         self.cpu_is_powered() && up_for.is_some_and(|up_for| up_for >= CPU_STARTS)
     }
 }

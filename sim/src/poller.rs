@@ -80,7 +80,8 @@ impl Drop for Poller {
 }
 
 fn poll(bus: &SimBus, permits: &BusPermits, gate: Gate, shared: &Shared) {
-    let mut refused = false;
+    // Closed until the daemon has seen a host that works, also where this thread is late to notice.
+    let mut refused = true;
     for device in bus.dimms().iter().map(Dimm::address).cycle() {
         if shared.stop.load(Relaxed) {
             return;

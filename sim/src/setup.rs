@@ -150,6 +150,9 @@ pub enum Way {
     ResetInPost,
     /// A power cycle, and UEFI hangs in POST.
     Hang,
+    /// A power cycle after which the CPU gets no power: the chassis is on, and nothing runs. The next loss of power resets its
+    /// regulator.
+    NoCpuPower,
     /// A power cycle, and while UEFI trains memory, an administrator sets S0 over the network.
     AdminSetsS0,
 }
@@ -167,6 +170,7 @@ impl fmt::Display for Way {
             Self::WarmReset => "warm reset",
             Self::ResetInPost => "power cycle, silent reset in POST",
             Self::Hang => "power cycle, hang in POST",
+            Self::NoCpuPower => "power cycle, no power into the CPU",
             Self::AdminSetsS0 => "power cycle, administrator sets S0 in POST",
         })
     }
