@@ -127,11 +127,8 @@ impl Board {
         }
         let fan_control = PidInputs::start(address, &mut tasks).await?;
         let settings = setup.settings();
-        let names = |group| settings.sensors.iter().filter(move |sensor| sensor.group == group);
-        let dimms = names(Group::Dimm).map(|sensor| sensor.name.clone()).collect();
-        let inputs = (dimms, CPU_SENSOR.to_owned());
-        let zones =
-            FanControl::start(address, clock, fan_control.clone(), bmc_sensors, of_fans, inputs).await?;
+        let dimms = settings.sensors.iter().filter(|sensor| sensor.group == Group::Dimm);
+        let inputs = (dimms.map(|sensor| sensor.name.clone()).collect(), CPU_SENSOR.to_owned());
         let ipmid = Ipmid::start(address).await?;
         let host = Host::new(setup.firmware, ipmid.clone(), buses.clone());
         let i2c = SimBuses { dimms: buses.clone(), platform: platform.clone() };
@@ -147,6 +144,8 @@ impl Board {
         if daemon.is_some() {
             find(&observer, &ipmid).await?;
         }
+        let zones =
+            FanControl::start(address, clock, fan_control.clone(), bmc_sensors, of_fans, inputs).await?;
         if !zones.wait(START, |zones| ZONES.iter().all(|zone| zones.is_manual(zone).is_some())).await {
             return Err(Error::from("fan control does not find its sensors"));
         }
@@ -364,17 +363,15 @@ impl Board {
 
     /// From the state the host is in to its reset vector, with the power on.
     async fn leave(&mut self, way: Way) -> Result<()> {
-        if way != Way::NoCpuPower && way != Way::WarmReset {
-            // Whatever made its regulator trip, the power goes now.
-            self.platform.cut_cpu(false);
-        }
         match way {
             Way::PowerOn => self.press_button("the power button").await,
             Way::OsShutdown => self.shut_down("the power falls at once", millis(200)).await,
             Way::SlowOsShutdown => self.shut_down("the power takes 0.8 s to fall", SLOW_RAILS).await,
             Way::PowerCycle | Way::ResetInPost | Way::Hang | Way::NoCpuPower | Way::AdminSetsS0 => {
                 self.tell(Who::Power, "an operator cycles the power; the host cannot tell anybody");
-                self.platform.cut_cpu(way == Way::NoCpuPower);
+                if way == Way::NoCpuPower {
+                    self.platform.trip_at_rise();
+                }
                 let shown = self.power.power_cycle().await?;
                 self.power_fell(shown);
                 self.power_rose();
@@ -464,7 +461,7 @@ impl Board {
     /// UEFI, up to the last SPD it reads. The DIMMs that any pass did without are missing.
     async fn post(&mut self, way: Way) -> Result<Spds> {
         if way == Way::NoCpuPower {
-            self.tell(Who::Power, "host Running, chassis On; no power gets into the CPU, so nothing runs");
+            self.tell(Who::Power, "chassis On; no power gets into the CPU, so nothing runs");
             return Ok(Spds { first: Instant::now(), missing: Vec::new() });
         }
         let mut spds = self.initialise_memory().await?;
@@ -625,13 +622,13 @@ impl Board {
                 }
             }
         }
+        if self.setup.broken || self.daemon.is_none() {
+            return;
+        }
         self.tally.failsafes += failsafes.len() as u64;
-        if let Some(first) = failsafes.first().filter(|_| !self.setup.broken && self.daemon.is_some()) {
-            let Failsafe { zone, at, input, why, .. } = first;
+        if let Some(Failsafe { zone, at, input, why, .. }) = failsafes.first() {
             let at = at.as_secs_f64();
-            let more = failsafes.len() - 1;
-            let fault =
-                format!("zone{zone} in failsafe at {at:.1} s: {input}, {why} (and {more} times more)");
+            let fault = format!("zone{zone} was in failsafe, first at {at:.1} s: {input}, {why}");
             self.tally.faults.push(fault);
         }
     }

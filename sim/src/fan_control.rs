@@ -12,7 +12,8 @@
 //! - The name comes first; the zones when all their inputs are on D-Bus, tried every 10 s. A new zone is in failsafe by its fans until
 //!   its first cycle, and not in Manual.
 //! - A new sensor below `/xyz/openbmc_project/sensors`, or a new configuration, rebuilds all zones after 2 s.
-//! - `FailSafe` is computed when it is read: no signal tells of it.
+//! - `FailSafe` is computed when it is read: no signal tells of it. Where Manual comes before the first cycle of a new zone, it
+//!   reads true until Manual is given back, and does nothing.
 //!
 //! Only its calculation is simpler: a stepwise curve without hysteresis for each kind of input.
 
@@ -110,7 +111,7 @@ pub struct Post {
 pub struct Record {
     /// Every time that a zone went to failsafe.
     pub failsafes: Vec<Failsafe>,
-    /// How long each zone was in it, on the board's clock.
+    /// How long each zone drove its fans by it, on the board's clock.
     pub in_failsafe: [Duration; ZONES.len()],
     /// How often Manual was taken, of any zone.
     pub holds: u64,
@@ -491,6 +492,7 @@ impl Shared {
         }
         zone.was_manual = manual;
         if zone.is_failsafe()
+            && !manual
             && let Some(time) = lock(&self.record).in_failsafe.get_mut(zone.number)
         {
             *time += passed;

@@ -14,7 +14,7 @@
 //! - [`power_control`], [`ipmid`], [`mapper`], [`systemd`]: doubles of what is on a BMC's D-Bus.
 //! - [`observer`]: what the daemon shows on D-Bus, as anybody else on the bus sees it.
 //! - [`truth`], [`tally`]: what the board did and what happened on its buses; the counts from it.
-//! - [`plan`], [`timeline`]: which boots the demo performs, and how it tells of them.
+//! - [`plan`], [`temperatures`], [`fan_show`], [`timeline`]: which boots the demo performs, and how it tells of them.
 
 pub mod bmc_sensors;
 pub mod board;
@@ -23,6 +23,7 @@ pub mod cooling;
 pub mod daemon;
 pub mod dimm;
 pub mod fan_control;
+pub mod fan_show;
 pub mod host;
 pub mod hwmon_temp;
 pub mod ipmid;

@@ -41,8 +41,10 @@ struct Inner {
     clock: Clock,
     up_since: Mutex<Option<Instant>>,
     load: Mutex<Load>,
-    /// The CPU's regulator gives nothing.
-    cpu_is_dead: AtomicBool,
+    /// The CPU's regulator has tripped, and gives nothing until the rails rise again.
+    tripped: AtomicBool,
+    /// It will as soon as they rise.
+    will_trip: AtomicBool,
     /// In eighths of a degree Celsius.
     cpu_temperature: AtomicI32,
 }
@@ -55,13 +57,15 @@ impl Platform {
             clock,
             up_since: Mutex::default(),
             load: Mutex::default(),
-            cpu_is_dead: AtomicBool::new(false),
+            tripped: AtomicBool::new(false),
+            will_trip: AtomicBool::new(false),
             cpu_temperature: AtomicI32::new(45 * 8),
         }))
     }
 
     /// The rails rise.
     pub fn rise(&self) {
+        self.0.tripped.store(self.0.will_trip.swap(false, Relaxed), Relaxed);
         *lock(&self.0.up_since) = Some(Instant::now());
     }
 
@@ -94,15 +98,20 @@ impl Platform {
         *lock(&self.0.load)
     }
 
-    /// The CPU's regulator fails, or is well again.
-    pub fn cut_cpu(&self, cut: bool) {
-        self.0.cpu_is_dead.store(cut, Relaxed);
+    /// The CPU's regulator trips, and is well again when the rails rise the next time.
+    pub fn trip(&self) {
+        self.0.tripped.store(true, Relaxed);
+    }
+
+    /// The CPU's regulator trips when the rails rise the next time, and is well again when they rise after that.
+    pub fn trip_at_rise(&self) {
+        self.0.will_trip.store(true, Relaxed);
     }
 
     /// Whether there is power in the CPU.
     #[must_use]
     pub fn cpu_is_powered(&self) -> bool {
-        self.is_up() && !self.0.cpu_is_dead.load(Relaxed)
+        self.is_up() && !self.0.tripped.load(Relaxed)
     }
 
     /// What the CPU draws, in watts.

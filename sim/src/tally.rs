@@ -30,7 +30,7 @@ pub struct Tally {
     pub unprotectable_missing: u64,
     /// How long hosts waited for the answer to a Set of S2.
     pub acks: Vec<Duration>,
-    /// Times a zone of fan control went to failsafe, or might have.
+    /// Times a zone of fan control went to failsafe, or might have, while nothing was broken.
     pub failsafes: u64,
     /// Times the DIMMs' fans were held.
     pub holds: u64,
@@ -130,6 +130,8 @@ impl Tally {
   times the gate opened                        {opens}
   S5 inferred, not reported                    {s5} (the board performed {s5_done})
   warm resets seen                             {resets} (the board performed {resets_done})
+  fan control in failsafe                      {failsafes} times
+  DIMM fans held                               {holds} times, at most {held_after:.1} ms after the answer to S2
   host waited for the answer to S2             {ack}
   boots that nobody can protect                {unprotectable}, {unprotectable_missing} with missing DIMMs",
             boots = self.boots,
@@ -141,6 +143,9 @@ impl Tally {
             s5 = self.inferred_s5.seen,
             s5_done = self.inferred_s5.performed,
             resets = self.warm_resets.seen,
+            failsafes = self.failsafes,
+            holds = self.holds,
+            held_after = self.held_after.as_secs_f64() * 1e3,
             resets_done = self.warm_resets.performed,
             unprotectable = self.unprotectable_boots,
             unprotectable_missing = self.unprotectable_missing,
@@ -161,7 +166,7 @@ impl Tally {
         format!(
             "{{\"boots\":{},\"gate\":\"{gate}\",\"dimms_installed\":{dimms},\"boots_with_missing_dimms\":{},\
              \"transfers_while_closed\":{},\"inferred_s5\":{},\"warm_resets\":{},\"gate_opens\":{},\
-             \"bmc_transfers_open\":{},\"unprotectable_boots\":{},\"unprotectable_missing\":{},\
+             \"bmc_transfers_open\":{},\"failsafes\":{},\"holds\":{},\"unprotectable_boots\":{},\"unprotectable_missing\":{},\
              \"ack_ms_p50\":{p50},\"ack_ms_max\":{max}}}",
             self.boots,
             self.boots_with_missing_dimms,
@@ -170,6 +175,8 @@ impl Tally {
             self.warm_resets.seen,
             self.gate_opens,
             self.bmc_transfers_open,
+            self.failsafes,
+            self.holds,
             self.unprotectable_boots,
             self.unprotectable_missing,
         )

@@ -89,7 +89,7 @@ fn a_cpu_that_loses_its_power_while_it_works_is_diagnosed_and_fan_control_sees_i
         let on = board.platform().up_since().expect("the chassis is on");
         tokio::time::sleep_until((on + secs(35) / SPEED).into()).await;
         let began = Instant::now();
-        board.platform().cut_cpu(true);
+        board.platform().trip();
         let low = |name: &str| name == "NoCpuPower";
         assert!(board.observer().wait(SOON, |view| view.diagnoses.iter().any(|name| low(name))).await);
         let late = board.lateness() * SPEED;
