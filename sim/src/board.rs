@@ -34,6 +34,7 @@ use crate::{
     poller::Poller,
     power_control::PowerControl,
     private_bus::PrivateBus,
+    progress,
     setup::{BUSES, Bmc, CPU_SENSOR, DIMMS_INSTALLED, KINDS, Setup, Way},
     simbus::{Master, SimBus},
     systemd::Systemd,
@@ -119,9 +120,9 @@ impl Board {
         let power =
             PowerControl::start(address, setup.power, clock, platform.clone(), to_board, &mut tasks).await?;
         let observer = Observer::start(address, timeline.clone(), &mut tasks).await?;
-        let of_fans = if setup.tells_fans { timeline.clone() } else { Timeline::silent() };
+        let of_all = if setup.tells_all { timeline.clone() } else { Timeline::silent() };
         let bmc_sensors =
-            BmcSensors::start(address, clock, platform.clone(), of_fans.clone(), &mut tasks).await?;
+            BmcSensors::start(address, clock, platform.clone(), of_all.clone(), &mut tasks).await?;
         if setup.heats {
             cooling::start(clock, platform.clone(), buses.clone(), bmc_sensors.clone(), &mut tasks);
         }
@@ -129,6 +130,10 @@ impl Board {
         let settings = setup.settings();
         let dimms = settings.sensors.iter().filter(|sensor| sensor.group == Group::Dimm);
         let inputs = (dimms.map(|sensor| sensor.name.clone()).collect(), CPU_SENSOR.to_owned());
+        progress::start(address, &mut tasks).await?;
+        let of_progress = of_all.clone();
+        let say = move |stage: &str| of_progress.row(Who::Host, &format!("boot progress is {stage}"));
+        progress::follow(address, say, &mut tasks).await?;
         let ipmid = Ipmid::start(address).await?;
         let host = Host::new(setup.firmware, ipmid.clone(), buses.clone());
         let i2c = SimBuses { dimms: buses.clone(), platform: platform.clone() };
@@ -145,7 +150,7 @@ impl Board {
             find(&observer, &ipmid).await?;
         }
         let zones =
-            FanControl::start(address, clock, fan_control.clone(), bmc_sensors, of_fans, inputs).await?;
+            FanControl::start(address, clock, fan_control.clone(), bmc_sensors, of_all, inputs).await?;
         if !zones.wait(START, |zones| ZONES.iter().all(|zone| zones.is_manual(zone).is_some())).await {
             return Err(Error::from("fan control does not find its sensors"));
         }
@@ -514,6 +519,7 @@ impl Board {
     }
 
     async fn read_spds(&mut self) -> Result<Spds> {
+        self.send_progress("MemoryInit").await;
         self.platform.work(Load::Training);
         let spds = self.host.read_spds().await?;
         self.quiet.from(spds.first);
@@ -524,6 +530,18 @@ impl Board {
         }
         self.tell(Who::Host, &text);
         Ok(spds)
+    }
+
+    /// UEFI tells how far it is, if it does.
+    async fn send_progress(&mut self, stage: &str) {
+        if !self.setup.sends_progress {
+            return;
+        }
+        let code = self.ipmid.send_boot_progress(stage).await;
+        self.tell(Who::Host, &format!("sends the progress code of {stage}: {code:02x}h"));
+        if code != cc::OK {
+            self.tally.faults.push(format!("the progress code of {stage} was answered with {code:02x}h"));
+        }
     }
 
     async fn administrator_sets_s0(&mut self) {
@@ -539,8 +557,10 @@ impl Board {
 
     /// The rest of POST, until the operating system runs.
     async fn reach_os(&mut self) -> Result<()> {
+        self.send_progress("PCIInit").await;
         sleep(self.clock, REST_OF_POST).await;
         self.zones.watch(None);
+        self.send_progress("SystemInitComplete").await;
         self.platform.work(Load::Working);
         if self.setup.firmware == Firmware::N {
             // Nothing follows that anybody could see.

@@ -25,7 +25,7 @@ const A_WHILE: Duration = secs(3);
 const WAYS: [Way; 3] = [Way::PowerOn, Way::OsShutdown, Way::DcLoss];
 
 fn setup(bmc: Bmc, detail: Detail) -> Setup {
-    Setup { bmc, detail, heats: true, tells_fans: true, ..Setup::new(Firmware::F, plan::X86, SPEED) }
+    Setup { bmc, detail, heats: true, tells_all: true, ..Setup::new(Firmware::F, plan::X86_PROGRESS, SPEED) }
 }
 
 /// Performs it on a board with the daemon, where fan control also reloads and restarts in POST.

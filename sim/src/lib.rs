@@ -11,7 +11,7 @@
 //! - [`fan_control`], [`pid_inputs`]: phosphor-pid-control, and what it concludes of the sensors.
 //! - [`bmc_sensors`], [`hwmon_temp`]: dbus-sensors: what a board has of it anyway, and what it does in the daemon's place.
 //! - [`simbus`], [`poller`]: DIMM buses with contention; the BMC's polling with real permits.
-//! - [`power_control`], [`ipmid`], [`mapper`], [`systemd`]: doubles of what is on a BMC's D-Bus.
+//! - [`power_control`], [`progress`], [`ipmid`], [`mapper`], [`systemd`]: doubles of what is on a BMC's D-Bus.
 //! - [`observer`]: what the daemon shows on D-Bus, as anybody else on the bus sees it.
 //! - [`truth`], [`tally`]: what the board did and what happened on its buses; the counts from it.
 //! - [`plan`], [`temperatures`], [`fan_show`], [`timeline`]: which boots the demo performs, and how it tells of them.
@@ -37,6 +37,7 @@ pub mod poller;
 pub mod power_control;
 #[path = "../../tests/support/private_bus.rs"]
 pub mod private_bus;
+pub mod progress;
 pub mod setup;
 pub mod simbus;
 pub mod systemd;

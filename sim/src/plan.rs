@@ -12,9 +12,11 @@ use crate::{
 };
 
 /// x86-power-control as most boards have it.
-pub const X86: Flavour = Flavour::X86 { post_complete: true };
+pub const X86: Flavour = Flavour::X86 { post_complete: true, boot_progress: false };
 /// x86-power-control on a board that does not wire POST complete.
-pub const X86_BARE: Flavour = Flavour::X86 { post_complete: false };
+pub const X86_BARE: Flavour = Flavour::X86 { post_complete: false, boot_progress: false };
+/// x86-power-control with a patch that gives it a boot progress, without a time stamp.
+pub const X86_PROGRESS: Flavour = Flavour::X86 { post_complete: true, boot_progress: true };
 
 /// How long a host may hang in POST on the board that shows it; the default is 30 min.
 const SHORT_DEADLINE: Duration = Duration::from_secs(120);
@@ -76,7 +78,7 @@ pub fn show(common: Common) -> Vec<Part> {
     let mut failure =
         common.part("The chassis is on, and nothing runs", F, X86, &[PowerOn, NoCpuPower, ForcedOff]);
     failure.setup.broken = true;
-    failure.setup.tells_fans = true;
+    failure.setup.tells_all = true;
     parts.push(failure);
     let ways = [PowerOn, WarmReset, WarmReset];
     parts.push(common.part("What nobody can protect: a reset that nothing shows", M, X86_BARE, &ways));
@@ -158,8 +160,9 @@ fn unprotectable_ways(firmware: Firmware) -> Vec<Way> {
 
 fn heading(what: &str, setup: &Setup) -> String {
     let power = match setup.power {
-        Flavour::X86 { post_complete: true } => "x86-power-control",
-        Flavour::X86 { post_complete: false } => "x86-power-control without POST complete",
+        Flavour::X86 { boot_progress: true, .. } => "x86-power-control, patched to have boot progress",
+        Flavour::X86 { post_complete: true, .. } => "x86-power-control",
+        Flavour::X86 { post_complete: false, .. } => "x86-power-control without POST complete",
         Flavour::Psm => "phosphor-state-manager",
     };
     let mut options = Vec::new();

@@ -28,6 +28,7 @@ pub const CPU_SENSOR: &str = "CPU_TEMP";
 pub const DIMMS_INSTALLED: usize = BUSES.len() * DIMMS as usize;
 
 /// What a board is made of.
+#[allow(clippy::struct_excessive_bools, reason = "four independent facts about a board")]
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// The host's firmware.
@@ -48,14 +49,16 @@ pub struct Setup {
     pub speed: u32,
     /// How often the daemon reads a sensor, on the board's clock.
     pub poll: Duration,
+    /// UEFI sends its own progress codes as well.
+    pub sends_progress: bool,
     /// Whether temperatures follow load and fans; otherwise they are what somebody sets.
     pub heats: bool,
     /// Something is broken on purpose, so that a failsafe is right.
     pub broken: bool,
     /// How much is told.
     pub detail: Detail,
-    /// Whether fans and CPU power are told of as well.
-    pub tells_fans: bool,
+    /// Whether fans, CPU power and boot progress are told of as well.
+    pub tells_all: bool,
 }
 
 /// What reads the temperatures and answers the host.
@@ -92,10 +95,11 @@ impl Setup {
             speed,
             // A period of less than 30 ms of real time would measure this machine's scheduler.
             poll: Duration::from_secs(1).max(Duration::from_millis(30) * speed),
+            sends_progress: false,
             heats: false,
             broken: false,
             detail: Detail::Silent,
-            tells_fans: false,
+            tells_all: false,
         }
     }
 

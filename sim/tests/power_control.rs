@@ -65,7 +65,8 @@ impl Watched {
                     "CurrentHostState" => "host",
                     "CurrentPowerState" => "chassis",
                     "OperatingSystemState" => "os",
-                    "LastStateChangeTime" => continue,
+                    // Times are none of the order's business.
+                    "LastStateChangeTime" | "BootProgressLastUpdate" => continue,
                     other => other,
                 };
                 let value = value.downcast_ref::<&str>().expect("a string");
