@@ -36,7 +36,8 @@ use crate::{
     private_bus::PrivateBus,
     progress,
     setup::{BUSES, Bmc, CPU_SENSOR, DIMMS_INSTALLED, KINDS, Setup, Way},
-    simbus::{Master, SimBus},
+    simbus::{Master, Outcome, SimBus},
+    spd_mux::SpdMux,
     systemd::Systemd,
     tally::{Count, Tally},
     timeline::{Timeline, Who},
@@ -87,6 +88,7 @@ pub struct Board {
     fan_control: PidInputs,
     zones: FanControl,
     platform: Platform,
+    mux: SpdMux,
     timeline: Timeline,
     setup: Setup,
     clock: Clock,
@@ -107,8 +109,15 @@ impl Board {
         let bus = PrivateBus::start()?;
         let address = bus.address();
         let clock = Clock::scaled(setup.speed);
-        let buses: Vec<_> =
-            BUSES.into_iter().zip(KINDS).map(|(number, kind)| Arc::new(SimBus::new(number, kind))).collect();
+        let mux = SpdMux::default();
+        let buses: Vec<_> = BUSES
+            .into_iter()
+            .zip(KINDS)
+            .map(|(number, kind)| {
+                let bus = SimBus::new(number, kind);
+                Arc::new(if setup.spd_mux { bus.behind(mux.clone()) } else { bus })
+            })
+            .collect();
         let timeline = Timeline::new(setup.detail, clock, buses.clone());
         let mut tasks = JoinSet::new();
         let lateness = Lateness::measure(&mut tasks);
@@ -126,6 +135,9 @@ impl Board {
         if setup.heats {
             cooling::start(clock, platform.clone(), buses.clone(), bmc_sensors.clone(), &mut tasks);
         }
+        if setup.tells_all {
+            mux.tell(timeline.clone());
+        }
         let fan_control = PidInputs::start(address, &mut tasks).await?;
         let settings = setup.settings();
         let dimms = settings.sensors.iter().filter(|sensor| sensor.group == Group::Dimm);
@@ -138,9 +150,13 @@ impl Board {
         let host = Host::new(setup.firmware, ipmid.clone(), buses.clone());
         let i2c = SimBuses { dimms: buses.clone(), platform: platform.clone() };
         let (daemon, hwmon_temp) = match setup.bmc {
-            Bmc::AcpiStated => {
-                (Some(DaemonThread::start(address, settings, clock, Arc::new(i2c)).await?), None)
-            }
+            Bmc::AcpiStated => (
+                Some(
+                    DaemonThread::start(address, settings, clock, Arc::new(i2c), Arc::new(mux.clone()))
+                        .await?,
+                ),
+                None,
+            ),
             Bmc::Without => {
                 let sensors = HwmonTemp::start(address, clock, &settings.sensors, &i2c, &mut tasks).await?;
                 (None, Some(sensors))
@@ -174,6 +190,7 @@ impl Board {
             fan_control,
             zones,
             platform,
+            mux,
             timeline,
             setup,
             clock,
@@ -210,6 +227,12 @@ impl Board {
     #[must_use]
     pub fn zones(&self) -> &FanControl {
         &self.zones
+    }
+
+    /// The mux before the DIMMs, on a board that has one.
+    #[must_use]
+    pub fn mux(&self) -> &SpdMux {
+        &self.mux
     }
 
     /// The host's hardware.
@@ -666,6 +689,7 @@ impl Board {
         let (mut closed, mut open) = (0, 0);
         for transfer in self.buses.iter().flat_map(|bus| bus.take_log()) {
             if transfer.master == Master::Bmc {
+                self.tally.unconnected += u64::from(transfer.outcome == Outcome::Unconnected);
                 *(if self.quiet.broken_by(&transfer) { &mut closed } else { &mut open }) += 1;
             }
         }

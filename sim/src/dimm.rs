@@ -194,8 +194,10 @@ impl I2cBus for Bmc {
             }),
             None => self.bus.stretched(Master::Bmc, address, length),
         };
-        if outcome == Outcome::Denied {
-            return Err(errno(rustix::io::Errno::AGAIN));
+        match outcome {
+            Outcome::Done => {}
+            Outcome::Denied => return Err(errno(rustix::io::Errno::AGAIN)),
+            Outcome::Unconnected => return Err(nobody_answers()),
         }
         let Some(dimm) = dimm else { return Err(nobody_answers()) };
         dimm.reads.fetch_add(1, Relaxed);

@@ -10,7 +10,7 @@
 //! - [`platform`], [`cooling`]: the hardware in truth: rails, CPU, and how warm everything gets.
 //! - [`fan_control`], [`pid_inputs`]: phosphor-pid-control, and what it concludes of the sensors.
 //! - [`bmc_sensors`], [`hwmon_temp`]: dbus-sensors: what a board has of it anyway, and what it does in the daemon's place.
-//! - [`simbus`], [`poller`]: DIMM buses with contention; the BMC's polling with real permits.
+//! - [`simbus`], [`spd_mux`], [`poller`]: DIMM buses with contention or a mux; the BMC's polling with real permits.
 //! - [`power_control`], [`progress`], [`ipmid`], [`mapper`], [`systemd`]: doubles of what is on a BMC's D-Bus.
 //! - [`observer`]: what the daemon shows on D-Bus, as anybody else on the bus sees it.
 //! - [`truth`], [`tally`]: what the board did and what happened on its buses; the counts from it.
@@ -40,6 +40,7 @@ pub mod private_bus;
 pub mod progress;
 pub mod setup;
 pub mod simbus;
+pub mod spd_mux;
 pub mod systemd;
 pub mod tally;
 pub mod temperatures;

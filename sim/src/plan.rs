@@ -71,6 +71,10 @@ pub fn show(common: Common) -> Vec<Part> {
     parts.push(common.part("A firmware that says nothing", N, X86, &ways));
     let ways = [PowerOn, OsShutdown, PowerCycle, WarmReset];
     parts.push(common.part("The other power service", F, Flavour::Psm, &ways));
+    let mut mux = common.part("DIMMs behind a mux", F, X86, &[PowerOn, PowerCycle, WarmReset]);
+    mux.setup.spd_mux = true;
+    mux.setup.tells_all = true;
+    parts.push(mux);
     let mut hang = common.part("A host that never comes up", F, X86, &[PowerOn, Hang, ForcedOff]);
     hang.setup.timing.deadline = SHORT_DEADLINE;
     hang.heading = format!("{}, deadline {} s", hang.heading, SHORT_DEADLINE.as_secs());

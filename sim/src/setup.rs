@@ -3,7 +3,9 @@
 
 use std::{fmt, time::Duration};
 
-use acpi_stated::config::{Bus, Device, Evidence, Group, Host, Limits, Sensor, Settings, Source, Timing};
+use acpi_stated::config::{
+    self, Bus, Device, Evidence, Group, Host, Limits, Sensor, Settings, Source, Timing,
+};
 
 use crate::{
     bmc_sensors::{CPU_POWER, INLET_PATH},
@@ -14,6 +16,7 @@ use crate::{
     poller::Gate,
     power_control::Flavour,
     simbus::{DIMMS, SimBus},
+    spd_mux::LINE,
     systemd::Manners,
     timeline::Detail,
 };
@@ -28,7 +31,7 @@ pub const CPU_SENSOR: &str = "CPU_TEMP";
 pub const DIMMS_INSTALLED: usize = BUSES.len() * DIMMS as usize;
 
 /// What a board is made of.
-#[allow(clippy::struct_excessive_bools, reason = "four independent facts about a board")]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts about a board")]
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// The host's firmware.
@@ -49,6 +52,8 @@ pub struct Setup {
     pub speed: u32,
     /// How often the daemon reads a sensor, on the board's clock.
     pub poll: Duration,
+    /// The DIMMs are behind a mux that gives them to the host or to the BMC.
+    pub spd_mux: bool,
     /// UEFI sends its own progress codes as well.
     pub sends_progress: bool,
     /// Whether temperatures follow load and fans; otherwise they are what somebody sets.
@@ -95,6 +100,7 @@ impl Setup {
             speed,
             // A period of less than 30 ms of real time would measure this machine's scheduler.
             poll: Duration::from_secs(1).max(Duration::from_millis(30) * speed),
+            spd_mux: false,
             sends_progress: false,
             heats: false,
             broken: false,
@@ -114,6 +120,7 @@ impl Setup {
         host.fans.pwm = pwms(0).iter().map(|pwm| (*pwm).to_owned()).collect();
         host.fans.guard_sensors = vec![INLET_PATH.to_owned()];
         host.cpu_power_sensor = Some(CPU_POWER.to_owned());
+        host.spd_mux = self.spd_mux.then(|| config::SpdMux { line: LINE.to_owned(), host_level: true });
         let mut buses: Vec<Bus> = BUSES.map(|bus| Bus::new(bus, vec![0])).into();
         buses.push(Bus::new(CPU_BUS, Vec::new()));
         let sensors = BUSES.into_iter().zip(KINDS).zip('A'..).flat_map(|((bus, kind), letter)| {

@@ -30,6 +30,8 @@ pub struct Tally {
     pub unprotectable_missing: u64,
     /// How long hosts waited for the answer to a Set of S2.
     pub acks: Vec<Duration>,
+    /// BMC transfers while a mux had the DIMMs at the host's side.
+    pub unconnected: u64,
     /// Times a zone of fan control went to failsafe, or might have, while nothing was broken.
     pub failsafes: u64,
     /// Times the DIMMs' fans were held.
@@ -65,6 +67,7 @@ impl Tally {
         self.unprotectable_boots += other.unprotectable_boots;
         self.unprotectable_missing += other.unprotectable_missing;
         self.acks.extend(other.acks);
+        self.unconnected += other.unconnected;
         self.failsafes += other.failsafes;
         self.holds += other.holds;
         self.held_after = self.held_after.max(other.held_after);
@@ -96,6 +99,11 @@ impl Tally {
             complain(missing != 0, format!("{missing} boots with missing DIMMs"));
             let closed = self.transfers_while_closed;
             complain(closed != 0, format!("{closed} BMC transfers while the buses were the host's"));
+            let unconnected = self.unconnected;
+            complain(
+                unconnected != 0,
+                format!("{unconnected} BMC transfers while the SPD mux was the host's"),
+            );
             complain(self.bmc_transfers_open == 0, "the BMC never read a DIMM".into());
         }
         let (opens, reached) = (self.gate_opens, self.reached_os);

@@ -39,6 +39,8 @@ pub enum Who {
     Sensors,
     /// Fan control and its fans.
     Fans,
+    /// The SPD mux.
+    Mux,
     /// Somebody else.
     Other,
 }
@@ -52,6 +54,7 @@ impl Who {
             Self::Systemd => "unit",
             Self::Sensors => "temp",
             Self::Fans => "fans",
+            Self::Mux => "mux",
             Self::Other => "other",
         }
     }
