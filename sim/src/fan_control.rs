@@ -64,7 +64,7 @@ const FANS: &str = "the fans";
 const FAN_CYCLE: Duration = millis(100);
 const THERMAL_CYCLE: Duration = secs(1);
 /// A cycle takes no less than this, in real time.
-const SHORTEST_CYCLE: Duration = Duration::from_millis(1);
+const SHORTEST_CYCLE: Duration = Duration::from_millis(2);
 const BUILD_AGAIN: Duration = secs(10);
 const RELOAD: Duration = secs(2);
 /// `RestartSec` of its unit.

@@ -21,6 +21,9 @@ pub const X86_PROGRESS: Flavour = Flavour::X86 { post_complete: true, boot_progr
 /// How long a host may hang in POST on the board that shows it; the default is 30 min.
 const SHORT_DEADLINE: Duration = Duration::from_secs(120);
 
+/// Slow enough for the CPU's temperature to fail within the two minutes that the board shows.
+const FAILURE_SPEED: u32 = 50;
+
 /// A board and what happens on it.
 #[derive(Clone, Debug)]
 pub struct Part {
@@ -79,10 +82,12 @@ pub fn show(common: Common) -> Vec<Part> {
     hang.setup.timing.deadline = SHORT_DEADLINE;
     hang.heading = format!("{}, deadline {} s", hang.heading, SHORT_DEADLINE.as_secs());
     parts.push(hang);
-    let mut failure =
-        common.part("The chassis is on, and nothing runs", F, X86, &[PowerOn, NoCpuPower, ForcedOff]);
+    let slow = Common { speed: FAILURE_SPEED, ..common };
+    let ways = [PowerOn, NoCpuPower, ForcedOff];
+    let mut failure = slow.part("The chassis is on, and nothing runs", F, X86, &ways);
     failure.setup.broken = true;
     failure.setup.tells_all = true;
+    failure.heading = format!("{}, {FAILURE_SPEED} times faster than life", failure.heading);
     parts.push(failure);
     let ways = [PowerOn, WarmReset, WarmReset];
     parts.push(common.part("What nobody can protect: a reset that nothing shows", M, X86_BARE, &ways));

@@ -27,6 +27,9 @@ pub const BUSES: [u32; 2] = [3, 4];
 pub const KINDS: [Kind; 2] = [Kind::Ddr4, Kind::Ddr5];
 /// The name of the CPU's own temperature.
 pub const CPU_SENSOR: &str = "CPU_TEMP";
+/// How often it is read at most, in real time. It is read until the daemon hears that the power has gone, and fails with the fifth
+/// read in a row that fails: on a machine that is late, that must not come first.
+const CPU_POLL: Duration = Duration::from_millis(150);
 /// How many DIMMs the board has.
 pub const DIMMS_INSTALLED: usize = BUSES.len() * DIMMS as usize;
 
@@ -132,7 +135,8 @@ impl Setup {
                 .collect::<Vec<_>>()
         });
         let cpu = Source::Device { device: Device::Sbtsi, bus: CPU_BUS, address: CPU_ADDRESS };
-        let cpu = Sensor { poll: self.poll, ..Sensor::new(CPU_SENSOR.to_owned(), 0, Group::Thermal, cpu) };
+        let poll = self.poll.max(CPU_POLL * self.speed);
+        let cpu = Sensor { poll, ..Sensor::new(CPU_SENSOR.to_owned(), 0, Group::Thermal, cpu) };
         let sensors = sensors.chain([cpu]).collect();
         Settings { hosts: vec![host], buses, sensors, ..Settings::default() }
     }

@@ -51,7 +51,10 @@ fn each_side_has_the_dimms_when_it_needs_them() {
             );
             let mux = board.mux().clone();
             let tally = board.finish().await.expect("the daemon ends well");
-            assert_eq!((tally.boots, tally.boots_with_missing_dimms, tally.unconnected), (ways.len() as u64, 0, 0));
+            assert_eq!(
+                (tally.boots, tally.boots_with_missing_dimms, tally.unconnected),
+                (ways.len() as u64, 0, 0)
+            );
             assert_eq!(mux.side(), Master::Uefi, "nobody is left to hand it over");
         });
     }
