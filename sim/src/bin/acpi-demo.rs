@@ -5,7 +5,7 @@ use std::{io::Write as _, process::ExitCode, time::Duration, time::Instant};
 
 use acpi_sim::{
     Error, Result,
-    bmc_sensors::{CPU_POWER, PSU_SENSOR},
+    bmc_sensors::{CPU_POWER, FAN_PWM, FAN_SENSOR, PSU_SENSOR, PWMS, TARGET},
     board::Board,
     fan_control, fan_show,
     host::Firmware,
@@ -14,6 +14,7 @@ use acpi_sim::{
     pid_inputs::SENSORS,
     plan::{self, Common, Part},
     poller::Gate,
+    power_control::{HOST_PATH, PROGRESS, STAGE, STAMP},
     setup::{DIMMS_INSTALLED, Setup, Way},
     tally::Tally,
     temperatures,
@@ -170,7 +171,8 @@ async fn demo(options: &Options) -> Result<bool> {
     let complaints = tally.complaints(options.gate);
     print(&format!("\n{}", verdict(&tally, options.gate, &complaints)));
     if options.hold {
-        let setup = Setup { gate: options.gate, ..Setup::new(Firmware::F, plan::X86, options.speed) };
+        let setup = Setup::new(Firmware::F, plan::X86_PROGRESS, options.speed);
+        let setup = Setup { gate: options.gate, heats: true, tells_all: true, ..setup };
         tokio::select! {
             ended = hold(setup) => ended?,
             interrupted = tokio::signal::ctrl_c() => interrupted?,
@@ -263,6 +265,8 @@ async fn hold(setup: Setup) -> Result<()> {
   busctl --address={address} call {name} {path} {} GetHistory u 10
   busctl --address={address} introspect {name} {SENSORS}/DIMM_TEMP_A0
   busctl --address={address} introspect {} {}
+  busctl --address={address} get-property {FAN_SENSOR} {} {FAN_PWM} {TARGET}
+  busctl --address={address} get-property xyz.openbmc_project.State.Host0 {HOST_PATH} {PROGRESS} {STAGE} {STAMP}
   busctl --address={address} get-property {PSU_SENSOR} {CPU_POWER} xyz.openbmc_project.Sensor.Value Value
   busctl --address={address} set-property {name} {path} {name} SysACPIStatus s {name}.ACPI.S2_D2
   busctl --address={address} set-property xyz.openbmc_project.State.Chassis0 /xyz/openbmc_project/state/chassis0 \\
@@ -272,6 +276,7 @@ async fn hold(setup: Setup) -> Result<()> {
         observer::TRACKER,
         fan_control::NAME,
         fan_control::ZONES[0],
+        PWMS[0],
     ));
     let mut on = true;
     loop {
