@@ -157,8 +157,9 @@ impl Board {
                 ),
                 None,
             ),
-            Bmc::Without => {
-                let sensors = HwmonTemp::start(address, clock, &settings.sensors, &i2c, &mut tasks).await?;
+            Bmc::Without(state) => {
+                let sensors =
+                    HwmonTemp::start(address, clock, state, &settings.sensors, &i2c, &mut tasks).await?;
                 (None, Some(sensors))
             }
         };
@@ -536,9 +537,7 @@ impl Board {
 
     /// The daemon knows that this is S2: the DIMMs' fans must be held until POST is over.
     fn watch_the_fans(&self) {
-        if self.daemon.is_some() {
-            self.zones.watch(Some(S2_PWM));
-        }
+        self.zones.watch(Some(S2_PWM));
     }
 
     async fn read_spds(&mut self) -> Result<Spds> {
@@ -650,6 +649,9 @@ impl Board {
     fn count_fans(&mut self) {
         let Record { failsafes, holds, posts, .. } = self.zones.record();
         self.tally.holds += holds;
+        if self.daemon.is_none() {
+            return;
+        }
         for post in &posts {
             match post.held_after {
                 // A time that is shorter than fan control's cycle shows nothing.
@@ -665,7 +667,7 @@ impl Board {
                 }
             }
         }
-        if self.setup.broken || self.daemon.is_none() {
+        if self.setup.broken {
             return;
         }
         self.tally.failsafes += failsafes.len() as u64;

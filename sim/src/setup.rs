@@ -12,6 +12,7 @@ use crate::{
     dimm::{Dimm, Kind},
     fan_control::{ZONES, pwms},
     host::Firmware,
+    hwmon_temp::PowerState,
     platform::{CPU_ADDRESS, CPU_BUS},
     poller::Gate,
     power_control::Flavour,
@@ -75,7 +76,7 @@ pub enum Bmc {
     /// The daemon.
     AcpiStated,
     /// Nobody who knows of ACPI states; dbus-sensors reads the same temperatures.
-    Without,
+    Without(PowerState),
 }
 
 impl Setup {

@@ -9,6 +9,7 @@ use acpi_sim::{
     board::Board,
     fan_control, fan_show,
     host::Firmware,
+    hwmon_temp::PowerState,
     objects::Written,
     observer,
     pid_inputs::SENSORS,
@@ -29,7 +30,7 @@ The real acpi-stated on a simulated server: watch it being power cycled, and its
 usage: acpi-demo [options]
   --boots N        perform N boots and tell one line of each (default: a show of every kind and case)
   --firmware KIND  only this firmware: f, f-late, f-retry, m or n
-  --without-daemon a BMC that has no acpi-stated: dbus-sensors reads the same temperatures; see the fans and the memory
+  --without-daemon only this: a BMC that has no acpi-stated, and dbus-sensors reads the same temperatures
   --gate off       the BMC's poller ignores its permits; the daemon is the same
   --speed X        times faster than life, for the board and for the daemon's times (default 350);
                    bus transfers and the answers to the host are always in real time
@@ -136,7 +137,8 @@ fn run(options: &Options) -> Result<bool> {
 /// True if everything was as it should be.
 async fn demo(options: &Options) -> Result<bool> {
     if options.without_daemon {
-        without_daemon(Detail::Full).await?;
+        without_daemon(PowerState::Always, Detail::Full).await?;
+        without_daemon(PowerState::On, Detail::Full).await?;
         return Ok(true);
     }
     let show = options.boots.is_none() && options.firmware.is_none();
@@ -161,7 +163,7 @@ async fn demo(options: &Options) -> Result<bool> {
             fan_show::SPEED
         ));
         tally.add(fan_show::with_daemon(detail).await?);
-        without_daemon(detail).await?;
+        without_daemon(PowerState::Always, detail).await?;
     }
     print(&format!("\nTally, after {:.0} s", start.elapsed().as_secs_f64()));
     print(&tally.text(options.gate, DIMMS_INSTALLED));
@@ -185,13 +187,17 @@ async fn demo(options: &Options) -> Result<bool> {
 }
 
 /// The same board, and the same boots, as a BMC has them that does not know of ACPI states.
-async fn without_daemon(detail: Detail) -> Result<()> {
+async fn without_daemon(power_state: PowerState, detail: Detail) -> Result<()> {
+    let how = match power_state {
+        PowerState::Always => "polls the same sensors, always",
+        PowerState::On => "polls the same sensors, with PowerState On: from 10 s after the host is Running",
+    };
     print(&format!(
-        "\n== The same without acpi-stated: hwmontempsensor polls the same sensors\n   {} times faster than life; \
-         the host is answered FFh, since nobody has the state",
+        "\n== The same without acpi-stated: hwmontempsensor {how}\n   {} times faster than life; the host is answered \
+         FFh, since nobody has the state",
         fan_show::SPEED
     ));
-    let (_, tally) = fan_show::without_daemon(detail).await?;
+    let tally = fan_show::without_daemon(power_state, detail).await?;
     print(&format!(
         "   {} of {} boots lost memory (a transfer is not faster than life, so they meet more often than in life)",
         tally.boots_with_missing_dimms, tally.boots
