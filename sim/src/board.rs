@@ -493,6 +493,10 @@ impl Board {
             self.tell(Who::Power, "chassis On; no power gets into the CPU, so nothing runs");
             return Ok(Spds { first: Instant::now(), missing: Vec::new() });
         }
+        let power_on_is_s2 = self.setup.evidence.s2_from_power_on && way != Way::WarmReset;
+        if power_on_is_s2 && !self.setup.firmware.reports(Report::S2) {
+            self.watch_the_fans();
+        }
         let mut spds = self.initialise_memory().await?;
         if way == Way::ResetInPost {
             sleep(self.clock, secs(2)).await;
