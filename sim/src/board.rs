@@ -87,6 +87,7 @@ pub struct Board {
     observer: Observer,
     fan_control: PidInputs,
     zones: FanControl,
+    bmc_sensors: BmcSensors,
     platform: Platform,
     mux: SpdMux,
     timeline: Timeline,
@@ -110,14 +111,7 @@ impl Board {
         let address = bus.address();
         let clock = Clock::scaled(setup.speed);
         let mux = SpdMux::default();
-        let buses: Vec<_> = BUSES
-            .into_iter()
-            .zip(KINDS)
-            .map(|(number, kind)| {
-                let bus = SimBus::new(number, kind);
-                Arc::new(if setup.spd_mux { bus.behind(mux.clone()) } else { bus })
-            })
-            .collect();
+        let buses = dimm_buses(setup.spd_mux.then_some(&mux));
         let timeline = Timeline::new(setup.detail, clock, buses.clone());
         let mut tasks = JoinSet::new();
         let lateness = Lateness::measure(&mut tasks);
@@ -167,7 +161,8 @@ impl Board {
             find(&observer, &ipmid).await?;
         }
         let zones =
-            FanControl::start(address, clock, fan_control.clone(), bmc_sensors, of_all, inputs).await?;
+            FanControl::start(address, clock, fan_control.clone(), bmc_sensors.clone(), of_all, inputs)
+                .await?;
         if !zones.wait(START, |zones| ZONES.iter().all(|zone| zones.is_manual(zone).is_some())).await {
             return Err(Error::from("fan control does not find its sensors"));
         }
@@ -190,6 +185,7 @@ impl Board {
             observer,
             fan_control,
             zones,
+            bmc_sensors,
             platform,
             mux,
             timeline,
@@ -228,6 +224,12 @@ impl Board {
     #[must_use]
     pub fn zones(&self) -> &FanControl {
         &self.zones
+    }
+
+    /// What dbus-sensors has on this board anyway.
+    #[must_use]
+    pub fn bmc_sensors(&self) -> &BmcSensors {
+        &self.bmc_sensors
     }
 
     /// The mux before the DIMMs, on a board that has one.
@@ -731,6 +733,14 @@ impl Board {
     fn tell(&self, who: Who, what: &str) {
         self.timeline.row(who, what);
     }
+}
+
+fn dimm_buses(mux: Option<&SpdMux>) -> Vec<Arc<SimBus>> {
+    let buses = BUSES.into_iter().zip(KINDS).map(|(number, kind)| {
+        let bus = SimBus::new(number, kind);
+        Arc::new(if let Some(mux) = mux { bus.behind(mux.clone()) } else { bus })
+    });
+    buses.collect()
 }
 
 /// Waits until the daemon serves, and ipmid finds it.

@@ -219,3 +219,20 @@ fn manual_that_somebody_drops_in_post_is_set_again() {
         is_given_back(board).await;
     });
 }
+
+/// Manual blinds fan control for everything in the zone, so the daemon looks at the guard in its place.
+#[test]
+fn a_guard_that_gets_too_hot_while_its_zone_is_blind_drives_the_fans_up() {
+    run(async {
+        let board = in_post().await;
+        board.bmc_sensors().inlet_alarm(true).await.expect("a signal");
+        assert!(
+            board.zones().wait(SOON, |zones| zones.slowest() == 255).await,
+            "{}",
+            board.zones().slowest()
+        );
+        assert_eq!(board.zones().is_manual(ZONES[0]), Some(true));
+        board.bmc_sensors().inlet_alarm(false).await.expect("a signal");
+        is_given_back(board).await;
+    });
+}
