@@ -29,7 +29,7 @@ use crate::{
         i2c::{Buses, LinuxBuses},
         objects::Tree,
         sensor_objects::SensorObject,
-        spd_mux::Mux,
+        spd_mux::{Lines, LinuxLines, Mux},
     },
     config::{self, Settings},
     logic::machine::{Event, Machine, Stored},
@@ -58,6 +58,7 @@ pub struct Daemon {
     permits: Permits,
     places: Option<Places>,
     i2c: Arc<dyn Buses>,
+    gpio: Arc<dyn Lines>,
     entity_manager: Option<PathBuf>,
 }
 
@@ -100,6 +101,7 @@ impl Daemon {
             permits,
             places: None,
             i2c,
+            gpio: Arc::new(LinuxLines),
             entity_manager: None,
         }
     }
@@ -108,6 +110,12 @@ impl Daemon {
     #[must_use]
     pub fn with_buses(self, i2c: Arc<dyn Buses>) -> Self {
         Self { i2c, ..self }
+    }
+
+    /// Drives the SPD muxes by these GPIO lines, in place of the kernel's.
+    #[must_use]
+    pub fn with_gpio(self, gpio: Arc<dyn Lines>) -> Self {
+        Self { gpio, ..self }
     }
 
     /// Remembers there, for its next life, what it knows of the hosts; without it nothing is read or written.
@@ -153,8 +161,18 @@ impl Daemon {
         storage: Option<Storage>,
         stop: impl Future<Output = ()>,
     ) -> Result<(), Error> {
-        let Self { settings, clock, connection, supervisor, wiring, permits, places: _, i2c, entity_manager } =
-            self;
+        let Self {
+            settings,
+            clock,
+            connection,
+            supervisor,
+            wiring,
+            permits,
+            places: _,
+            i2c,
+            gpio,
+            entity_manager,
+        } = self;
         let (to_loop, inputs) = unbounded_channel();
         let (to_bus, outputs) = unbounded_channel();
 
@@ -165,7 +183,7 @@ impl Daemon {
         // Each mux has the host's side when it says so by hanging up.
         let (done, handed_over) = std::sync::mpsc::channel();
         let mux = |(host, settings): (usize, &config::Host)| {
-            let start = |mux| Mux::start(host, mux, to_loop.clone(), done.clone());
+            let start = |mux| Mux::start(host, mux, &*gpio, to_loop.clone(), done.clone());
             settings.spd_mux.as_ref().map(start).transpose()
         };
         let muxes = hosts.iter().enumerate().map(mux).collect::<Result<Vec<_>, _>>();

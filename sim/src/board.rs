@@ -9,25 +9,35 @@ use std::{
     time::{Duration, Instant},
 };
 
-use acpi_stated::shell::{clock::Clock, permits::Permits};
+use acpi_stated::{
+    config::Group,
+    shell::{clock::Clock, permits::Permits},
+};
 use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
     Error, Result,
+    bmc_sensors::BmcSensors,
     clock::{Lateness, millis, secs, sleep},
+    cooling,
     daemon::DaemonThread,
     dimm::SimBuses,
+    fan_control::{Failsafe, FanControl, Record, ZONES},
     host::{Answer, Firmware, Host, Report, Spds},
+    hwmon_temp::HwmonTemp,
     ipmid::{GET_ACPI_POWER_STATE, Ipmid, SET_ACPI_POWER_STATE, cc},
     mapper,
     objects::Written,
     observer::Observer,
     pid_inputs::PidInputs,
+    platform::{Load, Platform},
     poller::Poller,
     power_control::PowerControl,
     private_bus::PrivateBus,
-    setup::{BUSES, DIMMS_INSTALLED, KINDS, Setup, Way},
-    simbus::{Master, SimBus},
+    progress,
+    setup::{BUSES, Bmc, CPU_SENSOR, DIMMS_INSTALLED, KINDS, Setup, Way},
+    simbus::{Master, Outcome, SimBus},
+    spd_mux::SpdMux,
     systemd::Systemd,
     tally::{Count, Tally},
     timeline::{Timeline, Who},
@@ -57,11 +67,18 @@ const OPENING: (Duration, Duration) = (Duration::from_secs(5), secs(60));
 /// How long the daemon may take to serve, in real time.
 const START: Duration = Duration::from_secs(10);
 
+/// The PWM of the DIMMs' fans in POST, of 255: the daemon's default.
+pub const S2_PWM: u64 = 160;
+/// How long the daemon and fan control may take to bring the fans there, in real time.
+pub const HELD: Duration = Duration::from_millis(250);
+
 /// A running board.
 pub struct Board {
     // Dropped in this order: the pollers stop before the daemon, all before the bus.
     pollers: Vec<Poller>,
-    daemon: DaemonThread,
+    daemon: Option<DaemonThread>,
+    /// In the daemon's place.
+    _hwmon_temp: Option<HwmonTemp>,
     requests: mpsc::UnboundedReceiver<Written>,
     host: Host,
     power: PowerControl,
@@ -69,6 +86,10 @@ pub struct Board {
     systemd: Systemd,
     observer: Observer,
     fan_control: PidInputs,
+    zones: FanControl,
+    bmc_sensors: BmcSensors,
+    platform: Platform,
+    mux: SpdMux,
     timeline: Timeline,
     setup: Setup,
     clock: Clock,
@@ -89,8 +110,8 @@ impl Board {
         let bus = PrivateBus::start()?;
         let address = bus.address();
         let clock = Clock::scaled(setup.speed);
-        let buses: Vec<_> =
-            BUSES.into_iter().zip(KINDS).map(|(number, kind)| Arc::new(SimBus::new(number, kind))).collect();
+        let mux = SpdMux::default();
+        let buses = dimm_buses(setup.spd_mux.then_some(&mux));
         let timeline = Timeline::new(setup.detail, clock, buses.clone());
         let mut tasks = JoinSet::new();
         let lateness = Lateness::measure(&mut tasks);
@@ -98,39 +119,64 @@ impl Board {
         mapper::start(address, &mut tasks).await?;
         let systemd = Systemd::start(address, setup.systemd, timeline.clone(), &mut tasks).await?;
         let (to_board, requests) = mpsc::unbounded_channel();
-        let power = PowerControl::start(address, setup.power, clock, to_board, &mut tasks).await?;
+        let platform = Platform::new(clock);
+        let power =
+            PowerControl::start(address, setup.power, clock, platform.clone(), to_board, &mut tasks).await?;
         let observer = Observer::start(address, timeline.clone(), &mut tasks).await?;
+        let of_all = if setup.tells_all { timeline.clone() } else { Timeline::silent() };
+        let bmc_sensors =
+            BmcSensors::start(address, clock, platform.clone(), of_all.clone(), &mut tasks).await?;
+        if setup.heats {
+            cooling::start(clock, platform.clone(), buses.clone(), bmc_sensors.clone(), &mut tasks);
+        }
+        if setup.tells_all {
+            mux.tell(timeline.clone());
+        }
         let fan_control = PidInputs::start(address, &mut tasks).await?;
+        let settings = setup.settings();
+        let dimms = settings.sensors.iter().filter(|sensor| sensor.group == Group::Dimm);
+        let inputs = (dimms.map(|sensor| sensor.name.clone()).collect(), CPU_SENSOR.to_owned());
+        progress::start(address, &mut tasks).await?;
+        let of_progress = of_all.clone();
+        let say = move |stage: &str| of_progress.row(Who::Host, &format!("boot progress is {stage}"));
+        progress::follow(address, say, &mut tasks).await?;
         let ipmid = Ipmid::start(address).await?;
         let host = Host::new(setup.firmware, ipmid.clone(), buses.clone());
-        let settings = setup.settings();
-        let sensors: Vec<_> = settings.sensors.iter().map(|sensor| sensor.name.clone()).collect();
-        let daemon = DaemonThread::start(address, settings, clock, Arc::new(SimBuses(buses.clone()))).await?;
-        if !observer.daemon_ready(START).await {
-            return Err(Error::from("the daemon shows no state"));
-        }
-        for sensor in &sensors {
-            fan_control.discover(sensor).await?;
-        }
-        // The mapper introspects a new name in its own time; no host boots before the BMC is up.
-        let known = async {
-            while ipmid.request(&[GET_ACPI_POWER_STATE]).await.first() != Some(&cc::OK) {
-                tokio::time::sleep(Duration::from_millis(1)).await;
+        let i2c = SimBuses { dimms: buses.clone(), platform: platform.clone() };
+        let (daemon, hwmon_temp) = match setup.bmc {
+            Bmc::AcpiStated => (
+                Some(
+                    DaemonThread::start(address, settings, clock, Arc::new(i2c), Arc::new(mux.clone()))
+                        .await?,
+                ),
+                None,
+            ),
+            Bmc::Without(state) => {
+                let sensors =
+                    HwmonTemp::start(address, clock, state, &settings.sensors, &i2c, &mut tasks).await?;
+                (None, Some(sensors))
             }
         };
-        if tokio::time::timeout(START, known).await.is_err() {
-            return Err(Error::from("ipmid does not find the daemon"));
+        if daemon.is_some() {
+            find(&observer, &ipmid).await?;
+        }
+        let zones =
+            FanControl::start(address, clock, fan_control.clone(), bmc_sensors.clone(), of_all, inputs)
+                .await?;
+        if !zones.wait(START, |zones| ZONES.iter().all(|zone| zones.is_manual(zone).is_some())).await {
+            return Err(Error::from("fan control does not find its sensors"));
         }
         let pollers: Vec<_> = buses
             .iter()
-            .filter_map(|bus| Poller::start(Arc::clone(bus), daemon.permits(), setup.gate))
+            .filter_map(|bus| Poller::start(Arc::clone(bus), daemon.as_ref()?.permits(), setup.gate))
             .collect();
-        if pollers.len() != BUSES.len() {
+        if daemon.is_some() && pollers.len() != BUSES.len() {
             return Err(Error::from("the daemon has no permits for the DIMM buses"));
         }
         Ok(Self {
             pollers,
             daemon,
+            _hwmon_temp: hwmon_temp,
             requests,
             host,
             power,
@@ -138,6 +184,10 @@ impl Board {
             systemd,
             observer,
             fan_control,
+            zones,
+            bmc_sensors,
+            platform,
+            mux,
             timeline,
             setup,
             clock,
@@ -170,6 +220,30 @@ impl Board {
         &self.fan_control
     }
 
+    /// Fan control's zones.
+    #[must_use]
+    pub fn zones(&self) -> &FanControl {
+        &self.zones
+    }
+
+    /// What dbus-sensors has on this board anyway.
+    #[must_use]
+    pub fn bmc_sensors(&self) -> &BmcSensors {
+        &self.bmc_sensors
+    }
+
+    /// The mux before the DIMMs, on a board that has one.
+    #[must_use]
+    pub fn mux(&self) -> &SpdMux {
+        &self.mux
+    }
+
+    /// The host's hardware.
+    #[must_use]
+    pub fn platform(&self) -> &Platform {
+        &self.platform
+    }
+
     /// Who tells what happens.
     #[must_use]
     pub fn timeline(&self) -> &Timeline {
@@ -182,20 +256,28 @@ impl Board {
         self.report(Report::S2).await
     }
 
+    /// How much too long this machine let the board sleep at worst.
+    #[must_use]
+    pub fn lateness(&self) -> Duration {
+        self.lateness.worst()
+    }
+
     /// Something is not as it should be.
     pub fn fault(&mut self, what: &str) {
         self.tally.faults.push(what.to_owned());
     }
 
-    /// The daemon's permits, for another bus thread.
+    /// The daemon's permits, for another bus thread; `None` without a daemon.
     #[must_use]
-    pub fn permits(&self) -> &Permits {
-        self.daemon.permits()
+    pub fn permits(&self) -> Option<&Permits> {
+        self.daemon.as_ref().map(DaemonThread::permits)
     }
 
     /// The daemon's thread does nothing for this long, as if it got no CPU.
     pub fn stall_daemon(&self, length: Duration) {
-        self.daemon.stall(length);
+        if let Some(daemon) = &self.daemon {
+            daemon.stall(length);
+        }
     }
 
     /// The DIMM buses, in the order of [`BUSES`].
@@ -249,7 +331,8 @@ impl Board {
             | Way::DcLoss
             | Way::ForcedOff
             | Way::ResetInPost
-            | Way::Hang => true,
+            | Way::Hang
+            | Way::NoCpuPower => true,
         }
     }
 
@@ -258,13 +341,17 @@ impl Board {
         let openings = self.openings();
         self.leave(way).await?;
         let spds = self.post(way).await?;
-        let reached_os = way != Way::Hang;
+        let reached_os = !matches!(way, Way::Hang | Way::NoCpuPower);
         if reached_os {
             self.reach_os().await?;
             self.wait_for_the_gate(way, &openings).await;
+            self.wait_for_the_fans(way).await;
             sleep(self.clock, WORK).await;
+        } else if way == Way::Hang {
+            self.tell(Who::Host, "UEFI hangs");
+            self.wait_for_diagnoses(&["StuckInPost"], self.setup.timing.deadline).await;
         } else {
-            self.wait_for_the_diagnosis().await;
+            self.wait_for_diagnoses(&["NoCpuPower", "FirmwareSilent"], self.setup.timing.silent_after).await;
         }
         self.count(way, &spds, reached_os, &openings);
         Ok(())
@@ -296,8 +383,11 @@ impl Board {
         self.tally.inferred_s5 = Count { seen: seen.inferred_s5, performed: performed.inferred_s5 };
         self.tally.warm_resets = Count { seen: seen.warm_resets, performed: performed.warm_resets };
         self.tally.lateness = self.lateness.worst();
+        self.count_fans();
         self.pollers.clear();
-        self.daemon.stop().await?;
+        if let Some(mut daemon) = self.daemon.take() {
+            daemon.stop().await?;
+        }
         self.tasks.shutdown().await;
         Ok(self.tally)
     }
@@ -308,8 +398,11 @@ impl Board {
             Way::PowerOn => self.press_button("the power button").await,
             Way::OsShutdown => self.shut_down("the power falls at once", millis(200)).await,
             Way::SlowOsShutdown => self.shut_down("the power takes 0.8 s to fall", SLOW_RAILS).await,
-            Way::PowerCycle | Way::ResetInPost | Way::Hang | Way::AdminSetsS0 => {
+            Way::PowerCycle | Way::ResetInPost | Way::Hang | Way::NoCpuPower | Way::AdminSetsS0 => {
                 self.tell(Who::Power, "an operator cycles the power; the host cannot tell anybody");
+                if way == Way::NoCpuPower {
+                    self.platform.trip_at_rise();
+                }
                 let shown = self.power.power_cycle().await?;
                 self.power_fell(shown);
                 self.power_rose();
@@ -383,6 +476,7 @@ impl Board {
 
     /// The power is gone, as `shown` on D-Bus.
     fn power_fell(&mut self, shown: Instant) {
+        self.zones.watch(None);
         self.observer.host_is_silent();
         self.performed.power_lost();
         self.quiet.from(shown + REACTION);
@@ -397,6 +491,14 @@ impl Board {
 
     /// UEFI, up to the last SPD it reads. The DIMMs that any pass did without are missing.
     async fn post(&mut self, way: Way) -> Result<Spds> {
+        if way == Way::NoCpuPower {
+            self.tell(Who::Power, "chassis On; no power gets into the CPU, so nothing runs");
+            return Ok(Spds { first: Instant::now(), missing: Vec::new() });
+        }
+        let power_on_is_s2 = self.setup.evidence.s2_from_power_on && way != Way::WarmReset;
+        if power_on_is_s2 && !self.setup.firmware.reports(Report::S2) {
+            self.watch_the_fans();
+        }
         let mut spds = self.initialise_memory().await?;
         if way == Way::ResetInPost {
             sleep(self.clock, secs(2)).await;
@@ -436,9 +538,17 @@ impl Board {
         let answer = self.report(Report::S2).await;
         self.quiet.from(answer.at);
         self.tally.acks.push(answer.took);
+        self.watch_the_fans();
+    }
+
+    /// The daemon knows that this is S2: the DIMMs' fans must be held until POST is over.
+    fn watch_the_fans(&self) {
+        self.zones.watch(Some(S2_PWM));
     }
 
     async fn read_spds(&mut self) -> Result<Spds> {
+        self.send_progress("MemoryInit").await;
+        self.platform.work(Load::Training);
         let spds = self.host.read_spds().await?;
         self.quiet.from(spds.first);
         let found = DIMMS_INSTALLED - spds.missing.len();
@@ -450,7 +560,20 @@ impl Board {
         Ok(spds)
     }
 
+    /// UEFI tells how far it is, if it does.
+    async fn send_progress(&mut self, stage: &str) {
+        if !self.setup.sends_progress {
+            return;
+        }
+        let code = self.ipmid.send_boot_progress(stage).await;
+        self.tell(Who::Host, &format!("sends the progress code of {stage}: {code:02x}h"));
+        if code != cc::OK {
+            self.tally.faults.push(format!("the progress code of {stage} was answered with {code:02x}h"));
+        }
+    }
+
     async fn administrator_sets_s0(&mut self) {
+        self.zones.watch(None);
         self.tell(Who::Other, "an administrator sets S0 over the network, in the middle of POST");
         self.observer.host_says(Report::S0);
         let [system, device] = Report::S0.bytes();
@@ -462,7 +585,11 @@ impl Board {
 
     /// The rest of POST, until the operating system runs.
     async fn reach_os(&mut self) -> Result<()> {
+        self.send_progress("PCIInit").await;
         sleep(self.clock, REST_OF_POST).await;
+        self.zones.watch(None);
+        self.send_progress("SystemInitComplete").await;
+        self.platform.work(Load::Working);
         if self.setup.firmware == Firmware::N {
             // Nothing follows that anybody could see.
             self.tell(Who::Host, "POST is complete, the operating system boots");
@@ -491,7 +618,7 @@ impl Board {
                 answer.took.as_secs_f64() * 1e3
             ),
         );
-        if answer.code != cc::OK {
+        if answer.code != cc::OK && self.daemon.is_some() {
             let fault = format!("the report of {} was answered with {:02x}h", report.name(), answer.code);
             self.tally.faults.push(fault);
         }
@@ -516,11 +643,52 @@ impl Board {
         }
     }
 
-    async fn wait_for_the_diagnosis(&mut self) {
-        self.tell(Who::Host, "UEFI hangs");
-        let limit = START + (self.setup.timing.deadline + secs(10)) / self.clock.speed();
-        if !self.observer.wait(limit, |view| view.diagnoses.iter().any(|name| name == "StuckInPost")).await {
-            self.tally.faults.push("a hang in POST was not diagnosed".into());
+    /// At the end of each boot fan control has its zones back.
+    async fn wait_for_the_fans(&mut self, way: Way) {
+        let (real, virt) = OPENING;
+        let free = |zones: &FanControl| zones.is_manual(ZONES[0]) == Some(false);
+        if !self.zones.wait(real + virt / self.clock.speed(), free).await {
+            self.tally.faults.push(format!("{way}: the fans were not given back"));
+        }
+    }
+
+    fn count_fans(&mut self) {
+        let Record { failsafes, holds, posts, .. } = self.zones.record();
+        self.tally.holds += holds;
+        if self.daemon.is_none() {
+            return;
+        }
+        for post in &posts {
+            match post.held_after {
+                // A time that is shorter than fan control's cycle shows nothing.
+                None if post.watched >= HELD => {
+                    self.tally.faults.push("the fans were not held in POST".into());
+                }
+                None => {}
+                Some(after) => {
+                    self.tally.held_after = self.tally.held_after.max(after);
+                    if post.slowest < S2_PWM {
+                        self.tally.faults.push(format!("the fans fell to {} in POST", post.slowest));
+                    }
+                }
+            }
+        }
+        if self.setup.broken {
+            return;
+        }
+        self.tally.failsafes += failsafes.len() as u64;
+        if let Some(Failsafe { zone, at, input, why, .. }) = failsafes.first() {
+            let at = at.as_secs_f64();
+            let fault = format!("zone{zone} was in failsafe, first at {at:.1} s: {input}, {why}");
+            self.tally.faults.push(fault);
+        }
+    }
+
+    async fn wait_for_diagnoses(&mut self, names: &[&str], within: Duration) {
+        let limit = START + (within + secs(10)) / self.clock.speed();
+        let there = |name: &&str, of: &[String]| of.iter().any(|diagnosis| diagnosis == name);
+        if !self.observer.wait(limit, |view| names.iter().all(|name| there(name, &view.diagnoses))).await {
+            self.tally.faults.push(format!("no diagnosis of {}", names.join(" and ")));
         }
     }
 
@@ -529,6 +697,7 @@ impl Board {
         let (mut closed, mut open) = (0, 0);
         for transfer in self.buses.iter().flat_map(|bus| bus.take_log()) {
             if transfer.master == Master::Bmc {
+                self.tally.unconnected += u64::from(transfer.outcome == Outcome::Unconnected);
                 *(if self.quiet.broken_by(&transfer) { &mut closed } else { &mut open }) += 1;
             }
         }
@@ -564,4 +733,27 @@ impl Board {
     fn tell(&self, who: Who, what: &str) {
         self.timeline.row(who, what);
     }
+}
+
+fn dimm_buses(mux: Option<&SpdMux>) -> Vec<Arc<SimBus>> {
+    let buses = BUSES.into_iter().zip(KINDS).map(|(number, kind)| {
+        let bus = SimBus::new(number, kind);
+        Arc::new(if let Some(mux) = mux { bus.behind(mux.clone()) } else { bus })
+    });
+    buses.collect()
+}
+
+/// Waits until the daemon serves, and ipmid finds it.
+async fn find(observer: &Observer, ipmid: &Ipmid) -> Result<()> {
+    if !observer.daemon_ready(START).await {
+        return Err(Error::from("the daemon shows no state"));
+    }
+    // The mapper introspects a new name in its own time; no host boots before the BMC is up.
+    let known = async {
+        while ipmid.request(&[GET_ACPI_POWER_STATE]).await.first() != Some(&cc::OK) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let known = tokio::time::timeout(START, known).await;
+    known.map_err(|_| Error::from("ipmid does not find the daemon"))
 }

@@ -4,7 +4,7 @@
 use std::{sync::Arc, thread::JoinHandle, time::Duration};
 
 use acpi_stated::{
-    adapters::i2c::Buses,
+    adapters::{i2c::Buses, spd_mux::Lines},
     config::Settings,
     daemon::Daemon,
     shell::{clock::Clock, permits::Permits, supervisor::Supervisor},
@@ -28,6 +28,7 @@ impl DaemonThread {
         settings: Settings,
         clock: Clock,
         buses: Arc<dyn Buses>,
+        gpio: Arc<dyn Lines>,
     ) -> Result<Self> {
         let (orders, mut ordered) = mpsc::unbounded_channel();
         let (to_board, permits) = oneshot::channel();
@@ -36,7 +37,8 @@ impl DaemonThread {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 let connection = connect(&address).await?;
-                let daemon = Daemon::new(settings, clock, connection, Supervisor::silent()).with_buses(buses);
+                let daemon = Daemon::new(settings, clock, connection, Supervisor::silent());
+                let daemon = daemon.with_buses(buses).with_gpio(gpio);
                 if to_board.send(daemon.permits()).is_err() {
                     return Err(Error::from("the board is gone"));
                 }

@@ -18,6 +18,7 @@ use acpi_stated::{
 
 use crate::{
     lock,
+    platform::{CPU_BUS, Platform},
     simbus::{Master, Outcome, SimBus, TRANSFER},
 };
 
@@ -85,6 +86,18 @@ impl Dimm {
         self.temperature.store(degrees * 16, Relaxed);
     }
 
+    /// Makes it this much warmer, in degrees Celsius.
+    #[allow(clippy::cast_possible_truncation, reason = "a temperature; the cast saturates")]
+    pub fn warm(&self, degrees: f64) {
+        self.temperature.fetch_add((degrees * 16.0).round() as i32, Relaxed);
+    }
+
+    /// How warm it is, in degrees Celsius.
+    #[must_use]
+    pub fn temperature(&self) -> f64 {
+        f64::from(self.temperature.load(Relaxed)) / 16.0
+    }
+
     /// Makes it behave this way from now on.
     pub fn behave(&self, manner: Manner) {
         *lock(&self.manner) = manner;
@@ -130,14 +143,28 @@ impl Dimm {
     }
 }
 
-/// The board's buses, in the place of the kernel's.
-pub struct SimBuses(pub Vec<Arc<SimBus>>);
+/// What a controller gives when no device acknowledges.
+pub(crate) fn nobody_answers() -> io::Error {
+    io::Error::from(rustix::io::Errno::NXIO)
+}
+
+/// The board's buses, in the place of the kernel's: those of the DIMMs, and the CPU's.
+#[derive(Clone, Debug)]
+pub struct SimBuses {
+    /// Those of the DIMMs.
+    pub dimms: Vec<Arc<SimBus>>,
+    /// Nothing answers without power.
+    pub platform: Platform,
+}
 
 impl Buses for SimBuses {
     fn open(&self, bus: u32, _: Duration) -> io::Result<Box<dyn I2cBus>> {
-        let bus = self.0.iter().find(|known| known.number() == bus);
+        if bus == CPU_BUS {
+            return Ok(self.platform.cpu_bus());
+        }
+        let bus = self.dimms.iter().find(|known| known.number() == bus);
         let bus = bus.ok_or_else(|| io::Error::from(rustix::io::Errno::NOENT))?;
-        Ok(Box::new(Bmc(Arc::clone(bus))))
+        Ok(Box::new(Bmc { bus: Arc::clone(bus), platform: self.platform.clone() }))
     }
 
     fn driver_of(&self, _: u32, _: u8) -> Option<String> {
@@ -146,32 +173,37 @@ impl Buses for SimBuses {
 }
 
 /// The BMC's controller of one bus.
-struct Bmc(Arc<SimBus>);
+struct Bmc {
+    bus: Arc<SimBus>,
+    platform: Platform,
+}
 
 impl I2cBus for Bmc {
     fn read(&mut self, address: u8, access: Access) -> io::Result<u16> {
         let errno = |errno: rustix::io::Errno| io::Error::from(errno);
         let address = u32::from(address);
-        let dimm = self.0.dimms().iter().find(|dimm| dimm.address == address);
-        let manner = dimm.map_or(Manner::Absent, Dimm::manner);
+        let dimm = self.bus.dimms().iter().find(|dimm| dimm.address == address);
+        let manner = dimm.filter(|_| self.platform.is_up()).map_or(Manner::Absent, Dimm::manner);
         let length = if manner == Manner::Absent { TRANSFER / 4 } else { TRANSFER };
         let outcome = match dimm.filter(|_| manner == Manner::Hangs) {
-            Some(dimm) => self.0.held(Master::Bmc, address, || {
+            Some(dimm) => self.bus.held(Master::Bmc, address, || {
                 let began = Instant::now();
                 while dimm.manner() == Manner::Hangs && began.elapsed() < LONGEST_HANG {
                     thread::sleep(HANG_TICK);
                 }
             }),
-            None => self.0.stretched(Master::Bmc, address, length),
+            None => self.bus.stretched(Master::Bmc, address, length),
         };
-        if outcome == Outcome::Denied {
-            return Err(errno(rustix::io::Errno::AGAIN));
+        match outcome {
+            Outcome::Done => {}
+            Outcome::Denied => return Err(errno(rustix::io::Errno::AGAIN)),
+            Outcome::Unconnected => return Err(nobody_answers()),
         }
-        let Some(dimm) = dimm else { return Err(errno(rustix::io::Errno::NXIO)) };
+        let Some(dimm) = dimm else { return Err(nobody_answers()) };
         dimm.reads.fetch_add(1, Relaxed);
         match manner {
             Manner::Well => dimm.register(access).ok_or_else(|| errno(rustix::io::Errno::REMOTEIO)),
-            Manner::Absent => Err(errno(rustix::io::Errno::NXIO)),
+            Manner::Absent => Err(nobody_answers()),
             Manner::Garbage => Ok(0xffff),
             Manner::Hangs => Err(errno(rustix::io::Errno::TIMEDOUT)),
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A double of phosphor-host-ipmid for the ACPI power state commands, `NetFn` 06h.
+//! A double of phosphor-host-ipmid for the ACPI power state commands, `NetFn` 06h, and for UEFI's progress codes.
 //!
 //! It makes exactly the D-Bus calls of the real one (contract 1.1), and has its own table of the
 //! states, so that the daemon's is tested against it.
@@ -9,7 +9,9 @@ use zbus::{Connection, OwnedVariant, Variant};
 use crate::{
     Result,
     mapper::{self, SubTree},
-    objects::{PROPERTIES, connect},
+    objects::{PROPERTIES, connect, now_us},
+    power_control::{PROGRESS, STAGE, STAGES, STAMP},
+    progress::RAW,
 };
 
 /// The interface ipmid looks for.
@@ -76,6 +78,26 @@ impl Ipmid {
         }
     }
 
+    /// Send Boot Progress Code of the SBMR group, by which UEFI tells how far it is: the code to `Boot.Raw`, then the time, then the
+    /// stage, each to the first object that has it (contract 6). The completion code.
+    pub async fn send_boot_progress(&self, stage: &str) -> u8 {
+        // A progress code of edk2's PEI core; its eight bytes are looked at by nobody here.
+        let code = Variant::from(vec![0x01_u8, 0x00, 0x00, 0x00, 0x00, 0x10, 0x02, 0x03]);
+        for (interface, property, value) in [
+            (RAW, "Value", code),
+            (PROGRESS, STAMP, Variant::from(now_us())),
+            (PROGRESS, STAGE, Variant::from(format!("{STAGES}{stage}"))),
+        ] {
+            let Some((path, service)) = self.find(interface).await else { return cc::UNSPECIFIED };
+            let body = (interface, property, value);
+            let set = self.connection.call_method(Some(&*service), &*path, Some(PROPERTIES), "Set", &body);
+            if set.await.is_err() {
+                return cc::UNSPECIFIED;
+            }
+        }
+        cc::OK
+    }
+
     /// System first, then device; a failed system byte leaves the device alone.
     async fn set(&self, system: u8, device: u8) -> u8 {
         let any = |_| true;
@@ -94,7 +116,7 @@ impl Ipmid {
         let Some((_, name)) = STATES.into_iter().find(|(c, _)| *c == code && valid(code)) else {
             return cc::OUT_OF_RANGE;
         };
-        let Some((path, service)) = self.find().await else {
+        let Some((path, service)) = self.find(INTERFACE).await else {
             return cc::UNSPECIFIED;
         };
         let body = (INTERFACE, property, Variant::from(format!("{ENUM}{name}")));
@@ -109,7 +131,7 @@ impl Ipmid {
     }
 
     async fn get(&self) -> Vec<u8> {
-        let Some((path, service)) = self.find().await else {
+        let Some((path, service)) = self.find(INTERFACE).await else {
             return vec![cc::UNSPECIFIED];
         };
         let mut response = vec![cc::OK];
@@ -131,8 +153,8 @@ impl Ipmid {
     }
 
     /// Asks the mapper each time, as ipmid does: the lowest path, and there the lowest service.
-    async fn find(&self) -> Option<(String, String)> {
-        let body = ("/", 0_i32, vec![INTERFACE]);
+    async fn find(&self, interface: &str) -> Option<(String, String)> {
+        let body = ("/", 0_i32, vec![interface]);
         let call = self.connection.call_method(
             Some(mapper::NAME),
             mapper::PATH,

@@ -7,30 +7,40 @@
 //! - [`setup`], [`daemon`]: what a board is made of and how it boots; the real daemon on it.
 //! - [`host`]: the host: its firmware reads the SPDs, and reports what its kind reports.
 //! - [`dimm`]: DIMMs as the BMC reads them, through the daemon's own interface to a bus.
-//! - [`pid_inputs`]: what phosphor-pid-control concludes of the sensors.
-//! - [`simbus`], [`poller`]: DIMM buses with contention; the BMC's polling with real permits.
-//! - [`power_control`], [`ipmid`], [`mapper`], [`systemd`]: doubles of what is on a BMC's D-Bus.
+//! - [`platform`], [`cooling`]: the hardware in truth: rails, CPU, and how warm everything gets.
+//! - [`fan_control`], [`pid_inputs`]: phosphor-pid-control, and what it concludes of the sensors.
+//! - [`bmc_sensors`], [`hwmon_temp`]: dbus-sensors: what a board has of it anyway, and what it does in the daemon's place.
+//! - [`simbus`], [`spd_mux`], [`poller`]: DIMM buses with contention or a mux; the BMC's polling with real permits.
+//! - [`power_control`], [`progress`], [`ipmid`], [`mapper`], [`systemd`]: doubles of what is on a BMC's D-Bus.
 //! - [`observer`]: what the daemon shows on D-Bus, as anybody else on the bus sees it.
 //! - [`truth`], [`tally`]: what the board did and what happened on its buses; the counts from it.
-//! - [`plan`], [`timeline`]: which boots the demo performs, and how it tells of them.
+//! - [`plan`], [`temperatures`], [`fan_show`], [`timeline`]: which boots the demo performs, and how it tells of them.
 
+pub mod bmc_sensors;
 pub mod board;
 pub mod clock;
+pub mod cooling;
 pub mod daemon;
 pub mod dimm;
+pub mod fan_control;
+pub mod fan_show;
 pub mod host;
+pub mod hwmon_temp;
 pub mod ipmid;
 pub mod mapper;
 pub mod objects;
 pub mod observer;
 pub mod pid_inputs;
 pub mod plan;
+pub mod platform;
 pub mod poller;
 pub mod power_control;
 #[path = "../../tests/support/private_bus.rs"]
 pub mod private_bus;
+pub mod progress;
 pub mod setup;
 pub mod simbus;
+pub mod spd_mux;
 pub mod systemd;
 pub mod tally;
 pub mod temperatures;

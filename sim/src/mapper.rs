@@ -3,19 +3,20 @@
 //!
 //! It introspects each well-known name from "/" down when the name gets an owner, and forgets it when
 //! the owner is gone (contract 1.6). Unique names and `org.freedesktop` names are left out. Objects
-//! that appear later are not followed: no service on this board has any.
+//! that come or go later are followed by `InterfacesAdded` and `InterfacesRemoved`, in the order in which these and the
+//! questions arrive.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
 };
 
-use tokio::task::JoinSet;
-use zbus::{Connection, MatchRule, Message, MessageStream, message::Type, names::MemberName};
+use tokio::{sync::mpsc, task::JoinSet};
+use zbus::{Connection, Message, MessageStream, ObjectPath, Variant, message::Type, names::MemberName};
 
 use crate::{
     Result, lock,
-    objects::{INVALID_ARGS, Methods, Objects, connect, next},
+    objects::{INVALID_ARGS, Methods, OBJECT_MANAGER, Objects, connect, next},
 };
 
 /// The mapper's bus name.
@@ -35,49 +36,128 @@ pub type SubTree = BTreeMap<String, Services>;
 #[derive(Clone, Default)]
 struct Mapper {
     objects: Arc<Mutex<SubTree>>,
+    /// The unique name of each well-known one.
+    owners: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
 /// Starts the mapper on the bus at `address`.
 pub async fn start(address: &str, tasks: &mut JoinSet<()>) -> Result<()> {
     let connection = connect(address).await?;
-    let rule = MatchRule::builder()
-        .msg_type(Type::Signal)
-        .sender(DBUS)
-        .interface(DBUS)
-        .member("NameOwnerChanged")
-        .build()?;
-    let mut owners = MessageStream::for_match_rule(rule, &connection, None).await?;
+    // One stream for all, so that nothing overtakes anything.
+    let mut messages = MessageStream::from(&connection);
+    for rule in [
+        format!("type='signal',sender='{DBUS}',interface='{DBUS}',member='NameOwnerChanged'"),
+        format!("type='signal',interface='{OBJECT_MANAGER}'"),
+    ] {
+        connection.call_method(Some(DBUS), "/org/freedesktop/DBus", Some(DBUS), "AddMatch", &rule).await?;
+    }
     let mapper = Mapper::default();
     let objects = Objects::new(connection.clone(), None);
     objects.add_interface(PATH, INTERFACE);
-    objects.serve(mapper.clone(), tasks);
+    let (to_do, mut names) = mpsc::unbounded_channel::<(String, String)>();
+    let listener = mapper.clone();
+    tasks.spawn(async move {
+        while let Some(message) = next(&mut messages).await {
+            if message.message_type() == Type::MethodCall {
+                if objects.answer(&message, &listener).await.is_err() {
+                    // The connection has ended.
+                    return;
+                }
+            } else if let Some(changed) = listener.signal(&message) {
+                // The introspecting task lives as long as this one.
+                drop(to_do.send(changed));
+            }
+        }
+    });
     connection.request_name(NAME).await?;
     tasks.spawn(async move {
         let bus = connection.call_method(Some(DBUS), "/org/freedesktop/DBus", Some(DBUS), "ListNames", &());
-        let names = bus.await.and_then(|reply| reply.body().deserialize::<Vec<String>>());
-        for name in names.unwrap_or_default() {
-            mapper.owner_changed(&connection, &name, true).await;
+        let present = bus.await.and_then(|reply| reply.body().deserialize::<Vec<String>>());
+        for name in present.unwrap_or_default().into_iter().filter(|name| is_followed(name)) {
+            let bus = connection.call_method(
+                Some(DBUS),
+                "/org/freedesktop/DBus",
+                Some(DBUS),
+                "GetNameOwner",
+                &name,
+            );
+            let owner = bus.await.and_then(|reply| reply.body().deserialize::<String>());
+            mapper.owner_changed(&connection, &name, &owner.unwrap_or_default()).await;
         }
-        while let Some(signal) = next(&mut owners).await {
-            let body = signal.body();
-            if let Ok((name, _, new)) = body.deserialize::<(&str, &str, &str)>() {
-                mapper.owner_changed(&connection, name, !new.is_empty()).await;
-            }
+        while let Some((name, owner)) = names.recv().await {
+            mapper.owner_changed(&connection, &name, &owner).await;
         }
     });
     Ok(())
 }
 
+fn is_followed(name: &str) -> bool {
+    !name.starts_with(':') && !name.starts_with("org.freedesktop")
+}
+
 impl Mapper {
-    async fn owner_changed(&self, connection: &Connection, name: &str, owned: bool) {
-        if name.starts_with(':') || name.starts_with("org.freedesktop") {
-            return;
+    /// Takes in a signal; a name that has changed hands, with its new owner, is to be introspected.
+    fn signal(&self, signal: &Message) -> Option<(String, String)> {
+        let header = signal.header();
+        let body = signal.body();
+        match header.member()?.as_str() {
+            "NameOwnerChanged" => {
+                let (name, _, new) = body.deserialize::<(&str, &str, &str)>().ok()?;
+                is_followed(name).then(|| (name.to_owned(), new.to_owned()))
+            }
+            "InterfacesAdded" => {
+                type Added<'a> = (ObjectPath<'a>, BTreeMap<&'a str, BTreeMap<&'a str, Variant<'a>>>);
+                let (path, interfaces) = body.deserialize::<Added<'_>>().ok()?;
+                let names: Vec<String> = interfaces.into_keys().map(ToOwned::to_owned).collect();
+                self.each_name(header.sender()?.as_str(), |name, objects| {
+                    let known = objects.entry(path.as_str().to_owned()).or_default();
+                    let known = known.entry(name.to_owned()).or_default();
+                    for interface in &names {
+                        if !known.contains(interface) {
+                            known.push(interface.clone());
+                        }
+                    }
+                });
+                None
+            }
+            "InterfacesRemoved" => {
+                let (path, gone) = body.deserialize::<(ObjectPath<'_>, Vec<&str>)>().ok()?;
+                self.each_name(header.sender()?.as_str(), |name, objects| {
+                    let Some(services) = objects.get_mut(path.as_str()) else { return };
+                    if let Some(known) = services.get_mut(name) {
+                        known.retain(|interface| !gone.contains(&interface.as_str()));
+                        if known.is_empty() {
+                            services.remove(name);
+                        }
+                    }
+                    if services.is_empty() {
+                        objects.remove(path.as_str());
+                    }
+                });
+                None
+            }
+            _ => None,
         }
+    }
+
+    /// For each well-known name of this connection.
+    fn each_name(&self, unique: &str, mut act: impl FnMut(&str, &mut SubTree)) {
+        let owners = lock(&self.owners);
+        let mut objects = lock(&self.objects);
+        for (name, _) in owners.iter().filter(|(_, owner)| *owner == unique) {
+            act(name, &mut objects);
+        }
+    }
+
+    async fn owner_changed(&self, connection: &Connection, name: &str, owner: &str) {
         lock(&self.objects).retain(|_, services| {
             services.remove(name);
             !services.is_empty()
         });
-        if owned {
+        if owner.is_empty() {
+            lock(&self.owners).remove(name);
+        } else {
+            lock(&self.owners).insert(name.to_owned(), owner.to_owned());
             self.introspect(connection, name).await;
             let private = format!("{INTERFACE}.Private");
             let told = connection.emit_signal(None::<&str>, PATH, private, "IntrospectionComplete", &name);

@@ -10,12 +10,13 @@ use std::{
     future::{Future, poll_fn},
     pin::Pin,
     sync::{Arc, Mutex},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use futures_core::Stream;
 use tokio::{sync::mpsc, task::JoinSet};
 use zbus::{
-    Connection, Message, MessageStream, OwnedVariant, Variant,
+    Connection, Message, MessageStream, ObjectPath, OwnedVariant, Variant,
     connection::Builder,
     message::{Header, Type},
     names::InterfaceName,
@@ -27,6 +28,8 @@ const PEER: &str = "org.freedesktop.DBus.Peer";
 const INTROSPECTABLE: &str = "org.freedesktop.DBus.Introspectable";
 /// The standard interface for properties.
 pub const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+/// The standard interface for objects that come and go.
+pub const OBJECT_MANAGER: &str = "org.freedesktop.DBus.ObjectManager";
 /// The error of sd-bus for arguments of a wrong type.
 pub const INVALID_ARGS: &str = "org.freedesktop.DBus.Error.InvalidArgs";
 
@@ -63,6 +66,8 @@ impl Methods for NoMethods {
 /// A client wrote a property.
 #[derive(Clone, Debug)]
 pub struct Written {
+    /// Of which object.
+    pub path: String,
     /// Which one.
     pub property: String,
     /// The new value, as text.
@@ -83,6 +88,8 @@ type Tree = BTreeMap<String, BTreeMap<String, BTreeMap<String, Property>>>;
 struct Property {
     value: OwnedVariant,
     writable: bool,
+    /// The property beside it that is set to the wall clock time, in microseconds, before each write of this one.
+    stamp: Option<String>,
 }
 
 impl Objects {
@@ -111,7 +118,7 @@ impl Objects {
         value: impl Into<Variant<'static>>,
         writable: bool,
     ) -> Result<()> {
-        let property = Property { value: value.into().try_into_owned()?, writable };
+        let property = Property { value: value.into().try_into_owned()?, writable, stamp: None };
         let mut tree = lock(&self.tree);
         tree.entry(path.into())
             .or_default()
@@ -119,6 +126,57 @@ impl Objects {
             .or_default()
             .insert(name.into(), property);
         Ok(())
+    }
+
+    /// From now on the service stamps this property: `stamp` beside it gets the wall clock time of each write.
+    pub fn stamps(&self, path: &str, interface: &str, name: &str, stamp: &str) {
+        let mut tree = lock(&self.tree);
+        if let Some(property) =
+            tree.get_mut(path).and_then(|o| o.get_mut(interface)).and_then(|i| i.get_mut(name))
+        {
+            property.stamp = Some(stamp.to_owned());
+        }
+    }
+
+    /// Removes an object, and says so as the object manager at `manager`.
+    pub async fn remove(&self, manager: &str, path: &str) -> zbus::Result<()> {
+        let Some(object) = lock(&self.tree).remove(path) else { return Ok(()) };
+        let interfaces: Vec<String> = object.into_keys().collect();
+        let body = (ObjectPath::try_from(path)?, interfaces);
+        self.connection.emit_signal(None::<&str>, manager, OBJECT_MANAGER, "InterfacesRemoved", &body).await
+    }
+
+    /// Says that this object is there, as the object manager at `manager`.
+    pub async fn announce(&self, manager: &str, path: &str) -> zbus::Result<()> {
+        let interfaces: BTreeMap<String, BTreeMap<String, OwnedVariant>> = lock(&self.tree)
+            .get(path)
+            .into_iter()
+            .flatten()
+            .map(|(interface, properties)| {
+                let values = properties.iter().map(|(name, of)| (name.clone(), of.value.clone()));
+                (interface.clone(), values.collect())
+            })
+            .collect();
+        let body = (ObjectPath::try_from(path)?, interfaces);
+        self.connection.emit_signal(None::<&str>, manager, OBJECT_MANAGER, "InterfacesAdded", &body).await
+    }
+
+    /// Changes a property that exists, and tells nobody: where a getter of the service computes it.
+    pub fn set_silently(
+        &self,
+        path: &str,
+        interface: &str,
+        name: &str,
+        value: impl Into<Variant<'static>>,
+    ) -> Result<()> {
+        self.store(path, interface, name, &value.into().try_into_owned()?);
+        Ok(())
+    }
+
+    /// The value of a property.
+    #[must_use]
+    pub fn value(&self, path: &str, interface: &str, name: &str) -> Option<OwnedVariant> {
+        Some(lock(&self.tree).get(path)?.get(interface)?.get(name)?.value.clone())
     }
 
     /// Changes a property that exists, and signals it if the value is another, as sdbusplus does.
@@ -139,9 +197,8 @@ impl Objects {
     /// The value of a string property.
     #[must_use]
     pub fn string(&self, path: &str, interface: &str, name: &str) -> Option<String> {
-        let tree = lock(&self.tree);
-        let property = tree.get(path)?.get(interface)?.get(name)?;
-        property.value.downcast_ref::<&str>().ok().map(ToOwned::to_owned)
+        let value = self.value(path, interface, name)?;
+        value.downcast_ref::<&str>().ok().map(ToOwned::to_owned)
     }
 
     /// Answers calls until the task is aborted.
@@ -185,7 +242,8 @@ impl Objects {
         self.connection.emit_signal(None::<&str>, path, PROPERTIES, "PropertiesChanged", &body).await
     }
 
-    async fn answer(&self, call: &Message, methods: &impl Methods) -> zbus::Result<()> {
+    /// Answers one call.
+    pub(crate) async fn answer(&self, call: &Message, methods: &impl Methods) -> zbus::Result<()> {
         let header = call.header();
         let path = header.path().map_or("", |p| p.as_str());
         let member = header.member().map_or("", |m| m.as_str());
@@ -244,6 +302,7 @@ impl Objects {
         let Ok((interface, name, value)) = body.deserialize::<(&str, &str, OwnedVariant)>() else {
             return self.error(header, INVALID_ARGS).await;
         };
+        let mut stamp = None;
         let refusal = {
             let tree = lock(&self.tree);
             match tree.get(path).and_then(|o| o.get(interface)).and_then(|i| i.get(name)) {
@@ -252,19 +311,26 @@ impl Objects {
                 Some(property) if property.value.value_signature() != value.value_signature() => {
                     Some(INVALID_ARGS)
                 }
-                Some(_) => None,
+                Some(property) => {
+                    stamp.clone_from(&property.stamp);
+                    None
+                }
             }
         };
         if let Some(refusal) = refusal {
             return self.error(header, refusal).await;
         }
+        if let Some(stamp) = stamp {
+            self.set(path, interface, &stamp, now_us()).await?;
+        }
         if self.store(path, interface, name, &value) {
             self.changed(path, interface, name, &value).await?;
         }
         if let Some(writes) = &self.writes {
+            let path = path.to_owned();
             let value = value.downcast_ref::<&str>().map_or_else(|_| value.to_string(), ToOwned::to_owned);
             // Nobody listens while the board follows its own plan.
-            drop(writes.send(Written { property: name.to_owned(), value }));
+            drop(writes.send(Written { path, property: name.to_owned(), value }));
         }
         self.connection.reply(header, &()).await
     }
@@ -274,7 +340,7 @@ impl Objects {
         let mut xml = vec!["<node>".to_owned()];
         for (interface, properties) in tree.get(path).into_iter().flatten() {
             xml.push(format!("  <interface name=\"{interface}\">"));
-            xml.extend(properties.iter().map(|(name, Property { value, writable })| {
+            xml.extend(properties.iter().map(|(name, Property { value, writable, .. })| {
                 let access = if *writable { "readwrite" } else { "read" };
                 let signature = value.value_signature();
                 format!("    <property name=\"{name}\" type=\"{signature}\" access=\"{access}\"/>")
@@ -286,6 +352,13 @@ impl Objects {
         xml.push("</node>".to_owned());
         xml.join("\n")
     }
+}
+
+/// Wall clock time, in microseconds since 1970.
+#[must_use]
+pub fn now_us() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The names of the nodes directly below `path`, each once, in the order of `paths`.

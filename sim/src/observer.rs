@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{sync::watch, task::JoinSet};
@@ -41,6 +41,17 @@ pub struct View {
     pub diagnoses: Vec<String>,
 }
 
+/// A diagnosis came or went.
+#[derive(Clone, Debug)]
+pub struct Diagnosed {
+    /// Its name.
+    pub name: String,
+    /// It came.
+    pub raised: bool,
+    /// When that was seen.
+    pub at: Instant,
+}
+
 /// What was seen, by the board's count.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seen {
@@ -70,6 +81,7 @@ struct Book {
     seen: Seen,
     /// What the host has said and is not shown yet.
     said: Option<Report>,
+    diagnosed: Vec<Diagnosed>,
 }
 
 impl Observer {
@@ -144,6 +156,12 @@ impl Observer {
         lock(&self.shared.book).said = None;
     }
 
+    /// Every diagnosis that came or went, oldest first.
+    #[must_use]
+    pub fn diagnosed(&self) -> Vec<Diagnosed> {
+        lock(&self.shared.book).diagnosed.clone()
+    }
+
     /// The counts so far.
     #[must_use]
     pub fn seen(&self) -> Seen {
@@ -188,11 +206,13 @@ impl Shared {
         }
         if let Some(diagnoses) = properties.get("Diagnoses").map(strings) {
             let before = self.view.borrow().diagnoses.clone();
-            for name in diagnoses.iter().filter(|name| !before.contains(name)) {
-                self.timeline.row(Who::Daemon, &format!("diagnosis: {name}"));
-            }
-            for name in before.iter().filter(|name| !diagnoses.contains(name)) {
-                self.timeline.row(Who::Daemon, &format!("diagnosis is over: {name}"));
+            let at = Instant::now();
+            let came = diagnoses.iter().filter(|name| !before.contains(name)).map(|name| (name, true));
+            let went = before.iter().filter(|name| !diagnoses.contains(name)).map(|name| (name, false));
+            for (name, raised) in came.chain(went) {
+                let what = if raised { "diagnosis" } else { "diagnosis is over" };
+                self.timeline.row(Who::Daemon, &format!("{what}: {name}"));
+                lock(&self.book).diagnosed.push(Diagnosed { name: name.clone(), raised, at });
             }
             self.view.send_modify(|view| view.diagnoses = diagnoses);
         }

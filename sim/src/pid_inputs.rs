@@ -14,19 +14,22 @@ use tokio::task::JoinSet;
 use zbus::{Connection, MatchRule, Message, MessageStream, Variant, message::Type};
 
 use crate::{
-    Result, lock,
+    Result, lock, mapper,
     objects::{PROPERTIES, connect, next},
-    observer::NAME,
 };
 
 /// Where the sensors are.
 pub const SENSORS: &str = "/xyz/openbmc_project/sensors/temperature";
+
+const VALUE: &str = "xyz.openbmc_project.Sensor.Value";
 
 /// What pid-control knows of a sensor.
 #[derive(Clone, Copy, Debug)]
 pub struct Input {
     /// `Value`.
     pub value: f64,
+    /// What its loops calculate with: the last good value, until the sensor becomes unavailable.
+    pub cached: f64,
     /// `Available`.
     pub available: bool,
     /// `Functional`; it is not read at the start, and taken for true.
@@ -37,7 +40,7 @@ pub struct Input {
 
 impl Default for Input {
     fn default() -> Self {
-        Self { value: f64::NAN, available: true, functional: true, critical: false }
+        Self { value: f64::NAN, cached: f64::NAN, available: true, functional: true, critical: false }
     }
 }
 
@@ -61,12 +64,17 @@ impl Input {
     /// One property of a signal or of the first read.
     pub fn learn(&mut self, name: &str, value: &Variant<'_>) {
         match (name, value) {
-            ("Value", Variant::F64(value)) => self.value = *value,
+            ("Value", Variant::F64(value)) => {
+                self.value = *value;
+                if value.is_finite() {
+                    self.cached = *value;
+                }
+            }
             ("Available", Variant::Bool(available)) => {
                 self.available = *available;
                 if !available {
                     // It blanks what it has when it sees a sensor go (dbuspassive.cpp:483-493).
-                    self.value = f64::NAN;
+                    (self.value, self.cached) = (f64::NAN, f64::NAN);
                 }
             }
             ("Functional", Variant::Bool(functional)) => self.functional = *functional,
@@ -86,8 +94,12 @@ pub struct PidInputs {
 #[derive(Debug, Default)]
 struct Shared {
     inputs: BTreeMap<String, Input>,
+    /// What was signalled of a sensor while its first read is under way: it counts after that.
+    early: BTreeMap<String, Vec<(String, Variant<'static>)>>,
     /// Sensors that were failed after a signal, and why.
     failures: Vec<(String, &'static str)>,
+    /// How many of them were taken.
+    taken: usize,
     signals: u64,
 }
 
@@ -107,20 +119,35 @@ impl PidInputs {
         Ok(Self { connection, shared })
     }
 
-    /// Reads a sensor for the first time, all its interfaces at once, as bmcweb does.
+    /// Reads a sensor for the first time: finds its service by the mapper, and reads all its interfaces at once.
     pub async fn discover(&self, name: &str) -> Result<BTreeMap<String, Variant<'static>>> {
         let path = format!("{SENSORS}/{name}");
-        let reply =
-            self.connection.call_method(Some(NAME), path.as_str(), Some(PROPERTIES), "GetAll", &"").await?;
+        let body = (path.as_str(), [VALUE].as_slice());
+        let services = self
+            .connection
+            .call_method(Some(mapper::NAME), mapper::PATH, Some(mapper::INTERFACE), "GetObject", &body)
+            .await?;
+        let services: mapper::Services = services.body().deserialize()?;
+        let service = services.into_keys().next().ok_or("nobody has it")?;
+        lock(&self.shared).early.insert(name.to_owned(), Vec::new());
+        let reply = self
+            .connection
+            .call_method(Some(service.as_str()), path.as_str(), Some(PROPERTIES), "GetAll", &"")
+            .await?;
         let body = reply.body();
         let all: BTreeMap<String, Variant<'_>> = body.deserialize()?;
         let mut input = Input::default();
         for (property, value) in all.iter().filter(|(property, _)| *property != "Functional") {
             input.learn(property, value);
         }
-        lock(&self.shared).inputs.entry(name.to_owned()).or_insert(input);
+        lock(&self.shared).begin(name, input);
         let owned = all.into_iter().map(|(name, value)| Ok((name, value.try_to_owned()?.into())));
         owned.collect::<zbus::Result<_>>().map_err(Into::into)
+    }
+
+    /// Forgets all sensors, as a reload of its zones does.
+    pub fn forget(&self) {
+        lock(&self.shared).inputs.clear();
     }
 
     /// What is known of a sensor.
@@ -138,7 +165,16 @@ impl PidInputs {
     /// Who was taken for failed, after which signal; forgets it.
     #[must_use]
     pub fn take_failures(&self) -> Vec<(String, &'static str)> {
-        std::mem::take(&mut lock(&self.shared).failures)
+        let mut shared = lock(&self.shared);
+        let all = shared.failures.len();
+        let from = std::mem::replace(&mut shared.taken, all);
+        shared.failures.get(from..).unwrap_or_default().to_vec()
+    }
+
+    /// The same from the `from`-th on; takes nothing.
+    #[must_use]
+    pub fn failures(&self, from: usize) -> Vec<(String, &'static str)> {
+        lock(&self.shared).failures.get(from..).unwrap_or_default().to_vec()
     }
 
     /// How many signals of sensors there were.
@@ -159,6 +195,13 @@ impl PidInputs {
 }
 
 impl Shared {
+    fn begin(&mut self, name: &str, mut input: Input) {
+        for (property, value) in self.early.remove(name).unwrap_or_default() {
+            input.learn(&property, &value);
+        }
+        self.inputs.entry(name.to_owned()).or_insert(input);
+    }
+
     fn signal(&mut self, signal: &Message) {
         self.signals += 1;
         let header = signal.header();
@@ -172,7 +215,13 @@ impl Shared {
         let Ok((_, changed, _)) = body.deserialize::<(&str, BTreeMap<&str, Variant<'_>>, Vec<&str>)>() else {
             return;
         };
-        let input = self.inputs.entry(name.to_owned()).or_default();
+        if let Some(early) = self.early.get_mut(name) {
+            let owned = changed.iter().filter_map(|(property, value)| {
+                Some(((*property).to_owned(), Variant::from(value.try_to_owned().ok()?)))
+            });
+            early.extend(owned);
+        }
+        let Some(input) = self.inputs.get_mut(name) else { return };
         for (property, value) in &changed {
             input.learn(property, value);
         }
@@ -193,7 +242,7 @@ mod tests {
     #[test]
     fn only_the_right_order_is_no_failure() {
         let judged = |order: &[(&str, Variant<'static>)]| {
-            let mut input = Input { value: 40.0, available: true, functional: true, critical: false };
+            let mut input = Input { value: 40.0, cached: 40.0, ..Input::default() };
             order.iter().any(|(name, value)| {
                 input.learn(name, value);
                 input.failure().is_some()
@@ -204,7 +253,7 @@ mod tests {
         assert!(judged(&[("Functional", NO), ("Available", NO)]));
 
         let back = |order: &[(&str, Variant<'static>)]| {
-            let mut input = Input { value: f64::NAN, available: false, functional: false, critical: false };
+            let mut input = Input { available: false, functional: false, ..Input::default() };
             order.iter().any(|(name, value)| {
                 input.learn(name, value);
                 input.failure().is_some()

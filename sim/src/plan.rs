@@ -12,12 +12,17 @@ use crate::{
 };
 
 /// x86-power-control as most boards have it.
-pub const X86: Flavour = Flavour::X86 { post_complete: true };
+pub const X86: Flavour = Flavour::X86 { post_complete: true, boot_progress: false };
 /// x86-power-control on a board that does not wire POST complete.
-pub const X86_BARE: Flavour = Flavour::X86 { post_complete: false };
+pub const X86_BARE: Flavour = Flavour::X86 { post_complete: false, boot_progress: false };
+/// x86-power-control with a patch that gives it a boot progress, without a time stamp.
+pub const X86_PROGRESS: Flavour = Flavour::X86 { post_complete: true, boot_progress: true };
 
 /// How long a host may hang in POST on the board that shows it; the default is 30 min.
 const SHORT_DEADLINE: Duration = Duration::from_secs(120);
+
+/// Slow enough for the CPU's temperature to fail within the two minutes that the board shows.
+const FAILURE_SPEED: u32 = 50;
 
 /// A board and what happens on it.
 #[derive(Clone, Debug)]
@@ -53,8 +58,8 @@ impl Common {
 pub fn show(common: Common) -> Vec<Part> {
     use Firmware::{F, FLate, FRetry, M, N};
     use Way::{
-        AdminSetsS0, DcLoss, ForcedOff, Hang, OsShutdown, PowerCycle, PowerOn, ResetInPost, ShortCycle,
-        SlowOsShutdown, WarmReset,
+        AdminSetsS0, DcLoss, ForcedOff, Hang, NoCpuPower, OsShutdown, PowerCycle, PowerOn, ResetInPost,
+        ShortCycle, SlowOsShutdown, WarmReset,
     };
     let ways = [PowerOn, OsShutdown, PowerCycle, WarmReset];
     let mut parts = vec![common.part("A server's day", F, X86, &ways)];
@@ -69,10 +74,21 @@ pub fn show(common: Common) -> Vec<Part> {
     parts.push(common.part("A firmware that says nothing", N, X86, &ways));
     let ways = [PowerOn, OsShutdown, PowerCycle, WarmReset];
     parts.push(common.part("The other power service", F, Flavour::Psm, &ways));
+    let mut mux = common.part("DIMMs behind a mux", F, X86, &[PowerOn, PowerCycle, WarmReset]);
+    mux.setup.spd_mux = true;
+    mux.setup.tells_all = true;
+    parts.push(mux);
     let mut hang = common.part("A host that never comes up", F, X86, &[PowerOn, Hang, ForcedOff]);
     hang.setup.timing.deadline = SHORT_DEADLINE;
     hang.heading = format!("{}, deadline {} s", hang.heading, SHORT_DEADLINE.as_secs());
     parts.push(hang);
+    let slow = Common { speed: FAILURE_SPEED, ..common };
+    let ways = [PowerOn, NoCpuPower, ForcedOff];
+    let mut failure = slow.part("The chassis is on, and nothing runs", F, X86, &ways);
+    failure.setup.broken = true;
+    failure.setup.tells_all = true;
+    failure.heading = format!("{}, {FAILURE_SPEED} times faster than life", failure.heading);
+    parts.push(failure);
     let ways = [PowerOn, WarmReset, WarmReset];
     parts.push(common.part("What nobody can protect: a reset that nothing shows", M, X86_BARE, &ways));
     let ways = [PowerOn, AdminSetsS0, AdminSetsS0];
@@ -153,8 +169,9 @@ fn unprotectable_ways(firmware: Firmware) -> Vec<Way> {
 
 fn heading(what: &str, setup: &Setup) -> String {
     let power = match setup.power {
-        Flavour::X86 { post_complete: true } => "x86-power-control",
-        Flavour::X86 { post_complete: false } => "x86-power-control without POST complete",
+        Flavour::X86 { boot_progress: true, .. } => "x86-power-control, patched to have boot progress",
+        Flavour::X86 { post_complete: true, .. } => "x86-power-control",
+        Flavour::X86 { post_complete: false, .. } => "x86-power-control without POST complete",
         Flavour::Psm => "phosphor-state-manager",
     };
     let mut options = Vec::new();
@@ -226,6 +243,7 @@ mod tests {
             Way::WarmReset,
             Way::ResetInPost,
             Way::Hang,
+            Way::NoCpuPower,
             Way::AdminSetsS0,
         ] {
             assert!(parts.iter().any(|part| part.ways.contains(&way)), "{way}");

@@ -35,6 +35,8 @@ const NEED: Need = Need::Gate(0);
 const REST: u32 = 9;
 /// No transfer of a bus that works takes longer.
 const LONGEST: Duration = Duration::from_millis(100);
+/// How often it looks at the gate while it rests.
+const LOOK: Duration = Duration::from_millis(10);
 /// How often a closed gate is looked at.
 const WAIT: Duration = Duration::from_micros(500);
 
@@ -80,7 +82,8 @@ impl Drop for Poller {
 }
 
 fn poll(bus: &SimBus, permits: &BusPermits, gate: Gate, shared: &Shared) {
-    let mut refused = false;
+    // Closed until the daemon has seen a host that works, also where this thread is late to notice.
+    let mut refused = true;
     for device in bus.dimms().iter().map(Dimm::address).cycle() {
         if shared.stop.load(Relaxed) {
             return;
@@ -98,8 +101,14 @@ fn poll(bus: &SimBus, permits: &BusPermits, gate: Gate, shared: &Shared) {
         bus.transfer(Master::Bmc, device);
         let taken = start.elapsed();
         drop(permit);
-        // A bus that hung is no reason to stay away from it for ever.
-        thread::sleep(taken.min(LONGEST) * REST);
+        // A bus that hung is no reason to stay away from it for ever, nor to miss that the gate was closed meanwhile.
+        let mut rest = taken.min(LONGEST) * REST;
+        while !rest.is_zero() {
+            let slice = rest.min(LOOK);
+            thread::sleep(slice);
+            rest -= slice;
+            refused |= permits.try_acquire(NEED, device).is_err();
+        }
     }
 }
 

@@ -10,7 +10,8 @@ use tokio::{sync::mpsc, task::JoinSet};
 use crate::{
     Result,
     clock::{millis, secs, sleep},
-    objects::{NoMethods, Objects, Written, connect},
+    objects::{NoMethods, Objects, Written, connect, now_us},
+    platform::Platform,
 };
 
 /// Which service has the power, and what it shows.
@@ -21,17 +22,27 @@ pub enum Flavour {
     X86 {
         /// `PostComplete` is configured.
         post_complete: bool,
+        /// It is patched to have `Boot.Progress`, and does not stamp it (contract 6).
+        boot_progress: bool,
     },
     /// phosphor-state-manager, built with warm reboot.
     Psm,
 }
 
-const HOST_PATH: &str = "/xyz/openbmc_project/state/host0";
+/// The host's object.
+pub const HOST_PATH: &str = "/xyz/openbmc_project/state/host0";
 const HOST: &str = "xyz.openbmc_project.State.Host";
 const CHASSIS_PATH: &str = "/xyz/openbmc_project/state/chassis0";
 const CHASSIS: &str = "xyz.openbmc_project.State.Chassis";
 const OS: &str = "xyz.openbmc_project.State.OperatingSystem.Status";
-const PROGRESS: &str = "xyz.openbmc_project.State.Boot.Progress";
+/// The interface of boot progress.
+pub const PROGRESS: &str = "xyz.openbmc_project.State.Boot.Progress";
+/// What every stage begins with.
+pub const STAGES: &str = "xyz.openbmc_project.State.Boot.Progress.ProgressStages.";
+/// The stage.
+pub const STAGE: &str = "BootProgress";
+/// When it was set, in microseconds since 1970.
+pub const STAMP: &str = "BootProgressLastUpdate";
 
 const RUNNING: &str = "xyz.openbmc_project.State.Host.HostState.Running";
 const HOST_OFF: &str = "xyz.openbmc_project.State.Host.HostState.Off";
@@ -59,17 +70,29 @@ const HOST_RESTART: Duration = secs(2);
 pub struct PowerControl {
     flavour: Flavour,
     clock: Clock,
+    platform: Platform,
     host: Objects,
     chassis: Objects,
 }
 
+impl Flavour {
+    fn wires_post_complete(self) -> bool {
+        matches!(self, Self::X86 { post_complete: true, .. })
+    }
+
+    fn has_progress(self) -> bool {
+        matches!(self, Self::Psm | Self::X86 { boot_progress: true, .. })
+    }
+}
+
 impl PowerControl {
-    /// Starts the service on the bus at `address`, everything off. Requested transitions go to
-    /// `requests`.
+    /// Starts the service on the bus at `address`, everything off. It switches `platform`'s rails. Requested transitions
+    /// go to `requests`.
     pub async fn start(
         address: &str,
         flavour: Flavour,
         clock: Clock,
+        platform: Platform,
         requests: mpsc::UnboundedSender<Written>,
         tasks: &mut JoinSet<()>,
     ) -> Result<Self> {
@@ -79,7 +102,7 @@ impl PowerControl {
             Flavour::X86 { .. } => host.clone(),
             Flavour::Psm => Objects::new(connect(address).await?, Some(requests)),
         };
-        let power = Self { flavour, clock, host, chassis };
+        let power = Self { flavour, clock, platform, host, chassis };
         power.add_objects()?;
         power.host.serve(NoMethods, tasks);
         let (host, chassis) = (power.host.connection(), power.chassis.connection());
@@ -111,13 +134,16 @@ impl PowerControl {
         self.chassis.add(CHASSIS_PATH, CHASSIS, "CurrentPowerState", OFF, psm)?;
         self.chassis.add(CHASSIS_PATH, CHASSIS, "RequestedPowerTransition", no_transition, true)?;
         self.chassis.add(CHASSIS_PATH, CHASSIS, "LastStateChangeTime", 0_u64, psm)?;
+        if self.flavour.has_progress() {
+            self.host.add(HOST_PATH, PROGRESS, STAGE, UNSPECIFIED, true)?;
+            self.host.add(HOST_PATH, PROGRESS, STAMP, 0_u64, true)?;
+        }
         if psm {
-            self.host.add(HOST_PATH, PROGRESS, "BootProgress", UNSPECIFIED, true)?;
-            self.host.add(HOST_PATH, PROGRESS, "BootProgressLastUpdate", 0_u64, true)?;
+            self.host.stamps(HOST_PATH, PROGRESS, STAGE, STAMP);
             self.host.add(HOST_PATH, OS, "OperatingSystemState", INACTIVE, true)?;
             let attempts = "xyz.openbmc_project.Control.Boot.RebootAttempts";
             self.host.add(HOST_PATH, attempts, "AttemptsLeft", 3_u32, true)?;
-        } else if self.flavour == (Flavour::X86 { post_complete: true }) {
+        } else if self.flavour.wires_post_complete() {
             self.host.add(HOST_PATH, OS, "OperatingSystemState", INACTIVE, false)?;
             let cause = "xyz.openbmc_project.State.Host.RestartCause.Unknown";
             self.host.add(
@@ -131,10 +157,18 @@ impl PowerControl {
         Ok(())
     }
 
+    /// The boot progress and its time stamp, in microseconds since 1970; `None` where nobody has it.
+    #[must_use]
+    pub fn progress(&self) -> Option<(String, u64)> {
+        let stage = self.host.string(HOST_PATH, PROGRESS, STAGE)?;
+        let stamp = self.host.value(HOST_PATH, PROGRESS, STAMP)?.downcast_ref().ok()?;
+        Some((stage.strip_prefix(STAGES)?.to_owned(), stamp))
+    }
+
     /// Whether a warm reset after POST changes anything on D-Bus.
     #[must_use]
     pub fn shows_warm_reset(&self) -> bool {
-        self.flavour != (Flavour::X86 { post_complete: false })
+        self.flavour == Flavour::Psm || self.flavour.wires_post_complete()
     }
 
     /// The power button, from off.
@@ -147,7 +181,7 @@ impl PowerControl {
 
     /// UEFI hands over to the operating system, and asserts POST complete.
     pub async fn post_complete(&self) -> Result<()> {
-        if self.flavour == (Flavour::X86 { post_complete: true }) {
+        if self.flavour.wires_post_complete() {
             self.os(STANDBY).await?;
         }
         Ok(())
@@ -155,7 +189,7 @@ impl PowerControl {
 
     /// The host shuts itself down; its rails fall `rails` later. Returns when D-Bus first showed it.
     pub async fn os_shutdown(&self, rails: Duration) -> Result<Instant> {
-        if self.flavour != (Flavour::X86 { post_complete: true }) {
+        if !self.flavour.wires_post_complete() {
             sleep(self.clock, rails).await;
             return self.rails_fall().await;
         }
@@ -228,6 +262,7 @@ impl PowerControl {
     }
 
     async fn rails_rise(&self) -> Result<()> {
+        self.platform.rise();
         if self.flavour == Flavour::Psm {
             self.chassis_state(ON).await?;
             self.state_changed().await?;
@@ -239,6 +274,7 @@ impl PowerControl {
     }
 
     async fn rails_fall(&self) -> Result<Instant> {
+        self.platform.fall();
         let shown;
         if self.flavour == Flavour::Psm {
             // obmc-host-stop@ comes after obmc-chassis-poweroff@.
@@ -259,7 +295,9 @@ impl PowerControl {
     /// What follows from a host that is off.
     async fn host_is_off(&self) -> Result<()> {
         if self.flavour == Flavour::Psm {
-            self.host.set(HOST_PATH, PROGRESS, "BootProgress", UNSPECIFIED).await?;
+            // By the same setter that others come through.
+            self.host.set(HOST_PATH, PROGRESS, STAMP, now_us()).await?;
+            self.host.set(HOST_PATH, PROGRESS, STAGE, UNSPECIFIED).await?;
         }
         self.os(INACTIVE).await
     }

@@ -3,14 +3,21 @@
 
 use std::{fmt, time::Duration};
 
-use acpi_stated::config::{Bus, Device, Evidence, Group, Host, Limits, Sensor, Settings, Source, Timing};
+use acpi_stated::config::{
+    self, Bus, Device, Evidence, Group, Host, Limits, Sensor, Settings, Source, Timing,
+};
 
 use crate::{
+    bmc_sensors::{CPU_POWER, INLET_PATH},
     dimm::{Dimm, Kind},
+    fan_control::{ZONES, pwms},
     host::Firmware,
+    hwmon_temp::PowerState,
+    platform::{CPU_ADDRESS, CPU_BUS},
     poller::Gate,
     power_control::Flavour,
     simbus::{DIMMS, SimBus},
+    spd_mux::LINE,
     systemd::Manners,
     timeline::Detail,
 };
@@ -19,10 +26,16 @@ use crate::{
 pub const BUSES: [u32; 2] = [3, 4];
 /// The kinds of DIMMs on them.
 pub const KINDS: [Kind; 2] = [Kind::Ddr4, Kind::Ddr5];
+/// The name of the CPU's own temperature.
+pub const CPU_SENSOR: &str = "CPU_TEMP";
+/// How often it is read at most, in real time. It is read until the daemon hears that the power has gone, and fails with the fifth
+/// read in a row that fails: on a machine that is late, that must not come first.
+const CPU_POLL: Duration = Duration::from_millis(150);
 /// How many DIMMs the board has.
 pub const DIMMS_INSTALLED: usize = BUSES.len() * DIMMS as usize;
 
 /// What a board is made of.
+#[allow(clippy::struct_excessive_bools, reason = "independent facts about a board")]
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// The host's firmware.
@@ -33,6 +46,8 @@ pub struct Setup {
     pub evidence: Evidence,
     /// The daemon's times.
     pub timing: Timing,
+    /// What the BMC runs.
+    pub bmc: Bmc,
     /// Whether the poller heeds the gate.
     pub gate: Gate,
     /// How systemd behaves.
@@ -41,8 +56,27 @@ pub struct Setup {
     pub speed: u32,
     /// How often the daemon reads a sensor, on the board's clock.
     pub poll: Duration,
+    /// The DIMMs are behind a mux that gives them to the host or to the BMC.
+    pub spd_mux: bool,
+    /// UEFI sends its own progress codes as well.
+    pub sends_progress: bool,
+    /// Whether temperatures follow load and fans; otherwise they are what somebody sets.
+    pub heats: bool,
+    /// Something is broken on purpose, so that a failsafe is right.
+    pub broken: bool,
     /// How much is told.
     pub detail: Detail,
+    /// Whether fans, CPU power and boot progress are told of as well.
+    pub tells_all: bool,
+}
+
+/// What reads the temperatures and answers the host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bmc {
+    /// The daemon.
+    AcpiStated,
+    /// Nobody who knows of ACPI states; dbus-sensors reads the same temperatures.
+    Without(PowerState),
 }
 
 impl Setup {
@@ -64,12 +98,18 @@ impl Setup {
             power,
             evidence,
             timing: Timing::default(),
+            bmc: Bmc::AcpiStated,
             gate: Gate::Heeded,
             systemd: Manners::Prompt,
             speed,
             // A period of less than 30 ms of real time would measure this machine's scheduler.
             poll: Duration::from_secs(1).max(Duration::from_millis(30) * speed),
+            spd_mux: false,
+            sends_progress: false,
+            heats: false,
+            broken: false,
             detail: Detail::Silent,
+            tells_all: false,
         }
     }
 
@@ -80,7 +120,13 @@ impl Setup {
         host.evidence = self.evidence;
         host.timing = self.timing;
         host.has_dimms = true;
-        let buses = BUSES.map(|bus| Bus::new(bus, vec![0])).into();
+        host.fans.zones = vec![ZONES[0].to_owned()];
+        host.fans.pwm = pwms(0).iter().map(|pwm| (*pwm).to_owned()).collect();
+        host.fans.guard_sensors = vec![INLET_PATH.to_owned()];
+        host.cpu_power_sensor = Some(CPU_POWER.to_owned());
+        host.spd_mux = self.spd_mux.then(|| config::SpdMux { line: LINE.to_owned(), host_level: true });
+        let mut buses: Vec<Bus> = BUSES.map(|bus| Bus::new(bus, vec![0])).into();
+        buses.push(Bus::new(CPU_BUS, Vec::new()));
         let sensors = BUSES.into_iter().zip(KINDS).zip('A'..).flat_map(|((bus, kind), letter)| {
             SimBus::new(bus, kind)
                 .dimms()
@@ -89,7 +135,11 @@ impl Setup {
                 .map(|(dimm, slot)| Sensor { poll: self.poll, ..sensor(bus, letter, slot, dimm) })
                 .collect::<Vec<_>>()
         });
-        Settings { hosts: vec![host], buses, sensors: sensors.collect(), ..Settings::default() }
+        let cpu = Source::Device { device: Device::Sbtsi, bus: CPU_BUS, address: CPU_ADDRESS };
+        let poll = self.poll.max(CPU_POLL * self.speed);
+        let cpu = Sensor { poll, ..Sensor::new(CPU_SENSOR.to_owned(), 0, Group::Thermal, cpu) };
+        let sensors = sensors.chain([cpu]).collect();
+        Settings { hosts: vec![host], buses, sensors, ..Settings::default() }
     }
 }
 
@@ -116,6 +166,9 @@ pub enum Way {
     ResetInPost,
     /// A power cycle, and UEFI hangs in POST.
     Hang,
+    /// A power cycle after which the CPU gets no power: the chassis is on, and nothing runs. The next loss of power resets its
+    /// regulator.
+    NoCpuPower,
     /// A power cycle, and while UEFI trains memory, an administrator sets S0 over the network.
     AdminSetsS0,
 }
@@ -133,6 +186,7 @@ impl fmt::Display for Way {
             Self::WarmReset => "warm reset",
             Self::ResetInPost => "power cycle, silent reset in POST",
             Self::Hang => "power cycle, hang in POST",
+            Self::NoCpuPower => "power cycle, no power into the CPU",
             Self::AdminSetsS0 => "power cycle, administrator sets S0 in POST",
         })
     }

@@ -19,6 +19,7 @@ use std::{
 use crate::{
     dimm::{Dimm, Kind},
     lock,
+    spd_mux::SpdMux,
 };
 
 /// How long one transfer takes, in real time: a word read at 100 kHz.
@@ -42,6 +43,8 @@ pub enum Outcome {
     Done,
     /// The other master had the bus already.
     Denied,
+    /// The mux had the DIMMs at the other master's side, or moved meanwhile.
+    Unconnected,
 }
 
 /// One line of the log.
@@ -64,6 +67,8 @@ pub struct Transfer {
 pub struct SimBus {
     number: u32,
     dimms: Vec<Dimm>,
+    /// What is between the masters and the DIMMs, if anything.
+    mux: Option<SpdMux>,
     /// The adapter, which one thread of the BMC has at a time.
     adapter: Mutex<()>,
     inner: Mutex<Inner>,
@@ -88,10 +93,22 @@ impl SimBus {
         Self {
             number,
             dimms: (first..first + DIMMS).map(|address| Dimm::new(address, kind)).collect(),
+            mux: None,
             adapter: Mutex::default(),
             inner: Mutex::default(),
             begun: [AtomicU64::new(0), AtomicU64::new(0)],
         }
+    }
+
+    /// The same bus with its DIMMs behind this mux.
+    #[must_use]
+    pub fn behind(self, mux: SpdMux) -> Self {
+        Self { mux: Some(mux), ..self }
+    }
+
+    /// Whether this master reaches the DIMMs.
+    fn is_connected(&self, master: Master) -> bool {
+        self.mux.as_ref().is_none_or(|mux| mux.side() == master)
     }
 
     /// Its DIMMs.
@@ -122,6 +139,11 @@ impl SimBus {
         let _adapter = (master == Master::Bmc).then(|| lock(&self.adapter));
         let start = Instant::now();
         self.begun(master).fetch_add(1, Relaxed);
+        if !self.is_connected(master) {
+            let outcome = Outcome::Unconnected;
+            lock(&self.inner).log.push(Transfer { device, master, start, end: start, outcome });
+            return outcome;
+        }
         let free = {
             let mut inner = lock(&self.inner);
             let free = inner.holder.is_none();
@@ -136,10 +158,11 @@ impl SimBus {
             return Outcome::Denied;
         }
         until();
+        let outcome = if self.is_connected(master) { Outcome::Done } else { Outcome::Unconnected };
         let mut inner = lock(&self.inner);
         inner.holder = None;
-        inner.log.push(Transfer { device, master, start, end: Instant::now(), outcome: Outcome::Done });
-        Outcome::Done
+        inner.log.push(Transfer { device, master, start, end: Instant::now(), outcome });
+        outcome
     }
 
     /// How many transfers this master has begun so far.

@@ -30,6 +30,14 @@ pub struct Tally {
     pub unprotectable_missing: u64,
     /// How long hosts waited for the answer to a Set of S2.
     pub acks: Vec<Duration>,
+    /// BMC transfers while a mux had the DIMMs at the host's side.
+    pub unconnected: u64,
+    /// Times a zone of fan control went to failsafe, or might have, while nothing was broken.
+    pub failsafes: u64,
+    /// Times the DIMMs' fans were held.
+    pub holds: u64,
+    /// The longest from the answer to S2 to fans that are held.
+    pub held_after: Duration,
     /// How much too long this machine let a board sleep at worst.
     pub lateness: Duration,
     /// What else went wrong.
@@ -59,6 +67,10 @@ impl Tally {
         self.unprotectable_boots += other.unprotectable_boots;
         self.unprotectable_missing += other.unprotectable_missing;
         self.acks.extend(other.acks);
+        self.unconnected += other.unconnected;
+        self.failsafes += other.failsafes;
+        self.holds += other.holds;
+        self.held_after = self.held_after.max(other.held_after);
         self.lateness = self.lateness.max(other.lateness);
         self.faults.extend(other.faults);
     }
@@ -87,6 +99,11 @@ impl Tally {
             complain(missing != 0, format!("{missing} boots with missing DIMMs"));
             let closed = self.transfers_while_closed;
             complain(closed != 0, format!("{closed} BMC transfers while the buses were the host's"));
+            let unconnected = self.unconnected;
+            complain(
+                unconnected != 0,
+                format!("{unconnected} BMC transfers while the SPD mux was the host's"),
+            );
             complain(self.bmc_transfers_open == 0, "the BMC never read a DIMM".into());
         }
         let (opens, reached) = (self.gate_opens, self.reached_os);
@@ -121,6 +138,8 @@ impl Tally {
   times the gate opened                        {opens}
   S5 inferred, not reported                    {s5} (the board performed {s5_done})
   warm resets seen                             {resets} (the board performed {resets_done})
+  fan control in failsafe                      {failsafes} times
+  DIMM fans held                               {holds} times, at most {held_after:.1} ms after the answer to S2
   host waited for the answer to S2             {ack}
   boots that nobody can protect                {unprotectable}, {unprotectable_missing} with missing DIMMs",
             boots = self.boots,
@@ -132,6 +151,9 @@ impl Tally {
             s5 = self.inferred_s5.seen,
             s5_done = self.inferred_s5.performed,
             resets = self.warm_resets.seen,
+            failsafes = self.failsafes,
+            holds = self.holds,
+            held_after = self.held_after.as_secs_f64() * 1e3,
             resets_done = self.warm_resets.performed,
             unprotectable = self.unprotectable_boots,
             unprotectable_missing = self.unprotectable_missing,
@@ -152,7 +174,7 @@ impl Tally {
         format!(
             "{{\"boots\":{},\"gate\":\"{gate}\",\"dimms_installed\":{dimms},\"boots_with_missing_dimms\":{},\
              \"transfers_while_closed\":{},\"inferred_s5\":{},\"warm_resets\":{},\"gate_opens\":{},\
-             \"bmc_transfers_open\":{},\"unprotectable_boots\":{},\"unprotectable_missing\":{},\
+             \"bmc_transfers_open\":{},\"failsafes\":{},\"holds\":{},\"unprotectable_boots\":{},\"unprotectable_missing\":{},\
              \"ack_ms_p50\":{p50},\"ack_ms_max\":{max}}}",
             self.boots,
             self.boots_with_missing_dimms,
@@ -161,6 +183,8 @@ impl Tally {
             self.warm_resets.seen,
             self.gate_opens,
             self.bmc_transfers_open,
+            self.failsafes,
+            self.holds,
             self.unprotectable_boots,
             self.unprotectable_missing,
         )

@@ -37,6 +37,10 @@ pub enum Who {
     Systemd,
     /// The DIMMs' sensors, as fan control sees them.
     Sensors,
+    /// Fan control and its fans.
+    Fans,
+    /// The SPD mux.
+    Mux,
     /// Somebody else.
     Other,
 }
@@ -49,6 +53,8 @@ impl Who {
             Self::Daemon => "acpi",
             Self::Systemd => "unit",
             Self::Sensors => "temp",
+            Self::Fans => "fans",
+            Self::Mux => "mux",
             Self::Other => "other",
         }
     }

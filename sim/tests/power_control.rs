@@ -11,6 +11,7 @@ use acpi_sim::{
     mapper::{self, Services},
     objects::{PROPERTIES, connect, next},
     plan::{X86, X86_BARE},
+    platform::Platform,
     power_control::{Flavour, PowerControl},
     private_bus::PrivateBus,
 };
@@ -36,7 +37,8 @@ impl Watched {
         let mut tasks = JoinSet::new();
         let (requests, _) = mpsc::unbounded_channel();
         let clock = Clock::scaled(SPEED);
-        let power = PowerControl::start(bus.address(), flavour, clock, requests, &mut tasks).await;
+        let platform = Platform::new(clock);
+        let power = PowerControl::start(bus.address(), flavour, clock, platform, requests, &mut tasks).await;
         let connection = connect(bus.address()).await.expect("a connection");
         let rule = MatchRule::builder().msg_type(Type::Signal).path_namespace("/xyz/openbmc_project").build();
         let signals = MessageStream::for_match_rule(rule.expect("a rule"), &connection, None).await;
@@ -63,7 +65,8 @@ impl Watched {
                     "CurrentHostState" => "host",
                     "CurrentPowerState" => "chassis",
                     "OperatingSystemState" => "os",
-                    "LastStateChangeTime" => continue,
+                    // Times are none of the order's business.
+                    "LastStateChangeTime" | "BootProgressLastUpdate" => continue,
                     other => other,
                 };
                 let value = value.downcast_ref::<&str>().expect("a string");

@@ -39,7 +39,7 @@ fn drain() {
         let board = working(Firmware::F).await;
         let [number, _] = BUSES;
         let [bus, _] = board.buses() else { unreachable!("two buses") };
-        let permits = board.permits().bus(number).expect("a guarded bus");
+        let permits = board.permits().expect("a daemon").bus(number).expect("a guarded bus");
         let slow = {
             let bus = Arc::clone(bus);
             thread::spawn(move || {
@@ -71,7 +71,7 @@ fn drain_is_bounded() {
     run(async {
         let board = working(Firmware::F).await;
         let [number, _] = BUSES;
-        let permits = board.permits().bus(number).expect("a guarded bus");
+        let permits = board.permits().expect("a daemon").bus(number).expect("a guarded bus");
         let hangs = permits.try_acquire(GATE, 0x18).expect("an open gate");
         let answer = board.host().report(Report::S2).await;
         assert_eq!(answer.code, cc::OK);
@@ -94,7 +94,7 @@ fn barrier() {
         let response = board.ipmid().request(&[SET_ACPI_POWER_STATE, 0x82, 0x00]).await;
         assert_eq!(response, [cc::OK]);
         for bus in BUSES {
-            let permits = board.permits().bus(bus).expect("a guarded bus");
+            let permits = board.permits().expect("a daemon").bus(bus).expect("a guarded bus");
             assert!(permits.try_acquire(GATE, 0x18).is_err(), "bus {bus} is open");
         }
         let spds = board.host().read_spds().await.expect("SPDs");

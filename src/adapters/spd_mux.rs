@@ -33,9 +33,25 @@ pub(crate) enum Side {
 }
 
 /// A GPIO line that can be driven.
-pub(crate) trait Line {
+pub trait Line: Send {
     /// Drives it, high or low.
     fn drive(&mut self, high: bool) -> io::Result<()>;
+}
+
+/// Where lines come from.
+pub trait Lines: Send + Sync {
+    /// The line of this name, which need not be there before it is driven.
+    fn line(&self, name: &str) -> Box<dyn Line>;
+}
+
+/// The kernel's lines.
+#[derive(Clone, Copy, Debug)]
+pub struct LinuxLines;
+
+impl Lines for LinuxLines {
+    fn line(&self, name: &str) -> Box<dyn Line> {
+        Box::new(Gpio { name: name.to_owned(), request: None })
+    }
 }
 
 /// The kernel's line of this name; found and requested when it is first driven, since its chip may come later.
@@ -73,20 +89,11 @@ impl Mux {
     pub(crate) fn start(
         host: HostIndex,
         settings: &SpdMux,
+        lines: &dyn Lines,
         inputs: UnboundedSender<Input>,
         done: Sender<()>,
     ) -> io::Result<Self> {
-        let line = Gpio { name: settings.line.clone(), request: None };
-        Self::with_line(host, settings, line, inputs, done)
-    }
-
-    fn with_line(
-        host: HostIndex,
-        settings: &SpdMux,
-        line: impl Line + Send + 'static,
-        inputs: UnboundedSender<Input>,
-        done: Sender<()>,
-    ) -> io::Result<Self> {
+        let line = lines.line(&settings.line);
         let (orders, to_do) = channel();
         let (name, host_level) = (settings.line.clone(), settings.host_level);
         let say = move |event| inputs.send(Input::Event(host, event)).unwrap_or_default();
@@ -108,7 +115,7 @@ impl Mux {
 fn serve(
     name: &str,
     host_level: bool,
-    mut line: impl Line,
+    mut line: Box<dyn Line>,
     orders: &Receiver<(Side, Epoch)>,
     say: impl Fn(Event),
 ) {
@@ -153,7 +160,7 @@ fn serve(
 
 /// Gives the bus to the host, where a daemon died that may have had it.
 pub fn give_to_host(settings: &SpdMux) -> io::Result<()> {
-    Gpio { name: settings.line.clone(), request: None }.drive(settings.host_level)
+    LinuxLines.line(&settings.line).drive(settings.host_level)
 }
 
 #[cfg(test)]
@@ -169,6 +176,12 @@ mod tests {
     struct Fake {
         driven: Arc<Mutex<Vec<bool>>>,
         fails: Arc<Mutex<u32>>,
+    }
+
+    impl Lines for Fake {
+        fn line(&self, _: &str) -> Box<dyn Line> {
+            Box::new(self.clone())
+        }
     }
 
     impl Line for Fake {
@@ -188,7 +201,7 @@ mod tests {
         let (inputs, mut heard) = unbounded_channel();
         let (done, over) = channel();
         let settings = SpdMux { line: "SPD_MUX_SEL".to_owned(), host_level };
-        let mux = Mux::with_line(2, &settings, fake.clone(), inputs, done).unwrap();
+        let mux = Mux::start(2, &settings, &fake, inputs, done).unwrap();
         let mut events = Vec::new();
         for (side, epoch) in orders {
             mux.order(*side, Epoch(*epoch));

@@ -5,13 +5,17 @@ use std::{io::Write as _, process::ExitCode, time::Duration, time::Instant};
 
 use acpi_sim::{
     Error, Result,
+    bmc_sensors::{CPU_POWER, FAN_PWM, FAN_SENSOR, PSU_SENSOR, PWMS, TARGET},
     board::Board,
+    fan_control, fan_show,
     host::Firmware,
+    hwmon_temp::PowerState,
     objects::Written,
     observer,
     pid_inputs::SENSORS,
     plan::{self, Common, Part},
     poller::Gate,
+    power_control::{HOST_PATH, PROGRESS, STAGE, STAMP},
     setup::{DIMMS_INSTALLED, Setup, Way},
     tally::Tally,
     temperatures,
@@ -26,6 +30,7 @@ The real acpi-stated on a simulated server: watch it being power cycled, and its
 usage: acpi-demo [options]
   --boots N        perform N boots and tell one line of each (default: a show of every kind and case)
   --firmware KIND  only this firmware: f, f-late, f-retry, m or n
+  --without-daemon only this: a BMC that has no acpi-stated, and dbus-sensors reads the same temperatures
   --gate off       the BMC's poller ignores its permits; the daemon is the same
   --speed X        times faster than life, for the board and for the daemon's times (default 350);
                    bus transfers and the answers to the host are always in real time
@@ -44,6 +49,7 @@ const FORGET: Duration = Duration::from_secs(60);
 struct Options {
     boots: Option<usize>,
     firmware: Option<Firmware>,
+    without_daemon: bool,
     gate: Gate,
     speed: u32,
     hold: bool,
@@ -82,6 +88,7 @@ fn parse() -> Result<Option<Options>> {
     let mut options = Options {
         boots: None,
         firmware: None,
+        without_daemon: false,
         gate: Gate::Heeded,
         speed: DEFAULT_SPEED,
         hold: false,
@@ -102,6 +109,7 @@ fn parse() -> Result<Option<Options>> {
                     other => return Err(Error::from(format!("--gate is on or off, not {other}"))),
                 }
             }
+            Long("without-daemon") => options.without_daemon = true,
             Long("speed") => options.speed = args.value()?.parse::<u32>()?.max(1),
             Long("hold") => options.hold = true,
             Long("json") => options.json = true,
@@ -128,6 +136,11 @@ fn run(options: &Options) -> Result<bool> {
 
 /// True if everything was as it should be.
 async fn demo(options: &Options) -> Result<bool> {
+    if options.without_daemon {
+        without_daemon(PowerState::Always, Detail::Full).await?;
+        without_daemon(PowerState::On, Detail::Full).await?;
+        return Ok(true);
+    }
     let show = options.boots.is_none() && options.firmware.is_none();
     let detail = if options.boots.is_some() { Detail::Boots } else { Detail::Full };
     let common = Common { speed: options.speed, gate: options.gate, detail };
@@ -145,6 +158,12 @@ async fn demo(options: &Options) -> Result<bool> {
     if show && options.gate == Gate::Heeded {
         print(&format!("\n== DIMM temperatures\n   {} times faster than life", temperatures::SPEED));
         tally.add(temperatures::show(detail).await?);
+        print(&format!(
+            "\n== Fans\n   {} times faster than life; zone0 cools DIMMs and CPU, zone1 the CPU; PWM is of 255",
+            fan_show::SPEED
+        ));
+        tally.add(fan_show::with_daemon(detail).await?);
+        without_daemon(PowerState::Always, detail).await?;
     }
     print(&format!("\nTally, after {:.0} s", start.elapsed().as_secs_f64()));
     print(&tally.text(options.gate, DIMMS_INSTALLED));
@@ -154,7 +173,8 @@ async fn demo(options: &Options) -> Result<bool> {
     let complaints = tally.complaints(options.gate);
     print(&format!("\n{}", verdict(&tally, options.gate, &complaints)));
     if options.hold {
-        let setup = Setup { gate: options.gate, ..Setup::new(Firmware::F, plan::X86, options.speed) };
+        let setup = Setup::new(Firmware::F, plan::X86_PROGRESS, options.speed);
+        let setup = Setup { gate: options.gate, heats: true, tells_all: true, ..setup };
         tokio::select! {
             ended = hold(setup) => ended?,
             interrupted = tokio::signal::ctrl_c() => interrupted?,
@@ -164,6 +184,25 @@ async fn demo(options: &Options) -> Result<bool> {
         print(&tally.json(options.gate, DIMMS_INSTALLED));
     }
     Ok(complaints.is_empty())
+}
+
+/// The same board, and the same boots, as a BMC has them that does not know of ACPI states.
+async fn without_daemon(power_state: PowerState, detail: Detail) -> Result<()> {
+    let how = match power_state {
+        PowerState::Always => "polls the same sensors, always",
+        PowerState::On => "polls the same sensors, with PowerState On: from 10 s after the host is Running",
+    };
+    print(&format!(
+        "\n== The same without acpi-stated: hwmontempsensor {how}\n   {} times faster than life; the host is answered \
+         FFh, since nobody has the state",
+        fan_show::SPEED
+    ));
+    let tally = fan_show::without_daemon(power_state, detail).await?;
+    print(&format!(
+        "   {} of {} boots lost memory (a transfer is not faster than life, so they meet more often than in life)",
+        tally.boots_with_missing_dimms, tally.boots
+    ));
+    Ok(())
 }
 
 fn introduce(options: &Options, show: bool) {
@@ -231,12 +270,19 @@ async fn hold(setup: Setup) -> Result<()> {
   busctl --address={address} introspect {name} {path}
   busctl --address={address} call {name} {path} {} GetHistory u 10
   busctl --address={address} introspect {name} {SENSORS}/DIMM_TEMP_A0
+  busctl --address={address} introspect {} {}
+  busctl --address={address} get-property {FAN_SENSOR} {} {FAN_PWM} {TARGET}
+  busctl --address={address} get-property xyz.openbmc_project.State.Host0 {HOST_PATH} {PROGRESS} {STAGE} {STAMP}
+  busctl --address={address} get-property {PSU_SENSOR} {CPU_POWER} xyz.openbmc_project.Sensor.Value Value
   busctl --address={address} set-property {name} {path} {name} SysACPIStatus s {name}.ACPI.S2_D2
   busctl --address={address} set-property xyz.openbmc_project.State.Chassis0 /xyz/openbmc_project/state/chassis0 \\
     xyz.openbmc_project.State.Chassis RequestedPowerTransition s xyz.openbmc_project.State.Chassis.Transition.PowerCycle
 (also Chassis.Transition.Off and .On; on State.Host0, RequestedHostTransition with Host.Transition.Reboot or
 .ForceWarmReboot)\n",
-        observer::TRACKER
+        observer::TRACKER,
+        fan_control::NAME,
+        fan_control::ZONES[0],
+        PWMS[0],
     ));
     let mut on = true;
     loop {
