@@ -20,6 +20,7 @@ use acpi_sim::{
     power_control::Flavour,
     setup::{Setup, Way},
     tally::Tally,
+    truth::REACTION,
 };
 
 /// Slower than the demo: other tests may be running.
@@ -40,8 +41,20 @@ pub fn setup(firmware: Firmware, power: Flavour) -> Setup {
     Setup::new(firmware, power, SPEED)
 }
 
-/// Performs these boots and gives the counts.
+/// Performs these boots and gives the counts. Where something went wrong while this machine let the board sleep longer than its
+/// real-time bounds allow, that says nothing of the daemon: it is done again, twice at most.
 pub async fn boots(setup: Setup, ways: &[Way]) -> Tally {
+    for _ in 0..2 {
+        let tally = performed(setup.clone(), ways).await;
+        if tally.lateness <= REACTION || tally.complaints(setup.gate).is_empty() {
+            return tally;
+        }
+        eprintln!("this machine was {:?} late; once more", tally.lateness);
+    }
+    performed(setup, ways).await
+}
+
+async fn performed(setup: Setup, ways: &[Way]) -> Tally {
     let mut board = Board::start(setup).await.expect("a board");
     for way in ways {
         board.boot(*way).await.expect("a boot");
