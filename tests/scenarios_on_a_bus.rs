@@ -28,12 +28,14 @@ mod trace;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
-    fs,
+    fs, io,
     path::Path,
+    sync::{Arc, Condvar, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
 use acpi_stated::{
+    adapters::spd_mux::{Line, Lines},
     config::{Bus, Group, Sensor, Settings, Source},
     logic::{machine::Stored, time::Time},
     shell::{
@@ -51,7 +53,7 @@ use trace::{Row, Scenario, all};
 use zbus::Variant;
 
 /// What no service on the bus can bring about, and where it is tested instead.
-const ELSEWHERE: [(&str, &str); 10] = [
+const ELSEWHERE: [(&str, &str); 8] = [
     (
         "21-rule-2-equal-to-inferred.trace",
         "a transfer that a closed gate lets nobody begin: tests/scenarios.rs",
@@ -62,9 +64,7 @@ const ELSEWHERE: [(&str, &str); 10] = [
     ("47-missing-dimm-learned.trace", "counts of sensors: tests/inventory.rs"),
     ("47-missing-dimm-required.trace", "counts of sensors: tests/inventory.rs"),
     ("48-told.trace", "a bus that is stuck, a file, a configuration: tests/thermal.rs, tests/inventory.rs"),
-    ("49-handover.trace", "a GPIO line"),
-    ("49-handover-cap.trace", "a GPIO line"),
-    ("49-handover-mux-only.trace", "a GPIO line"),
+    ("49-handover-cap.trace", "a mux that is overtaken on its way: tests/scenarios.rs, sim/tests/spd_mux.rs"),
 ];
 
 const CHASSIS: &str = "/xyz/openbmc_project/state/chassis0";
@@ -105,6 +105,46 @@ fn power(kind: &str) -> Power {
                 "xyz.openbmc_project.State.OperatingSystem",
             ],
         },
+    }
+}
+
+/// The SPD mux's GPIO line. Each time it is driven it takes until the trace says that the bus is there.
+#[derive(Clone, Default)]
+struct Mux(Arc<(Mutex<Switching>, Condvar)>);
+
+#[derive(Default)]
+struct Switching {
+    /// Where to, since it was last asked.
+    ordered: Vec<&'static str>,
+    under_way: bool,
+    over: bool,
+}
+
+impl Mux {
+    fn state(&self) -> MutexGuard<'_, Switching> {
+        self.0.0.lock().unwrap()
+    }
+
+    /// The bus is there now; nothing if it was not on its way.
+    fn arrive(&self) {
+        self.state().under_way = false;
+        self.0.1.notify_all();
+    }
+}
+
+impl Lines for Mux {
+    fn line(&self, _name: &str) -> Box<dyn Line> {
+        Box::new(self.clone())
+    }
+}
+
+impl Line for Mux {
+    fn drive(&mut self, high: bool) -> io::Result<()> {
+        let mut state = self.state();
+        state.ordered.push(if high { "mux to host" } else { "mux to bmc" });
+        state.under_way = !state.over;
+        drop(self.0.1.wait_while(state, |state| state.under_way));
+        Ok(())
     }
 }
 
@@ -157,6 +197,7 @@ struct World {
     /// Whether a transfer is under way whenever the gate closes; and that one.
     busy: bool,
     held: Option<Permit<'static>>,
+    mux: Mux,
     sets: Vec<JoinHandle<zbus::Result<zbus::Message>>>,
     diagnoses: BTreeSet<String>,
     boots: u32,
@@ -186,12 +227,15 @@ impl World {
         peer.own(MAPPER).await;
         let (clock, hand) = Clock::by_hand();
         let places = Places::new(state).in_boot(BOOT);
-        let rig =
-            Rig::living_by(clock, bus, Some(places), |settings| configure(settings, scenario, &files)).await;
+        let mux = Mux::default();
+        let gpio = Arc::new(mux.clone());
+        let change = |settings: &mut Settings| configure(settings, scenario, &files);
+        let rig = Rig::living_by(clock, bus, Some(places), gpio, change).await;
         // A held permit borrows from it; a few bytes for each scenario.
         let permits = BUSES.map(|bus| &*Box::leak(Box::new(rig.permits.bus(bus).expect("a bus"))));
         let (sets, diagnoses) = (Vec::new(), BTreeSet::new());
-        let world = Self { rig, hand, peer, permits, busy: false, held: None, sets, diagnoses, boots: 0 };
+        let world =
+            Self { rig, hand, peer, permits, busy: false, held: None, mux, sets, diagnoses, boots: 0 };
         world.settle().await;
         world
     }
@@ -266,6 +310,8 @@ impl World {
                 self.peer.knows(&[(PATH, who)]);
                 self.peer.announce(PATH).await;
             }
+            ["quiesced"] => self.peer.job_removed().await,
+            ["mux-at-host" | "mux-at-bmc"] => self.mux.arrive(),
             _ => panic!("this cannot be made to happen on the bus: {event}"),
         }
         self.settle().await;
@@ -312,6 +358,9 @@ impl World {
         } else if self.held.is_none() {
             self.held = self.permits[0].try_acquire(DIMM, SPD).ok();
         }
+        if row.event.starts_with("mux") || row.expected[8].contains("mux to") {
+            self.mux_follows(row).await;
+        }
         let answered = self.sets.iter().filter(|set| set.is_finished()).count();
         self.sets.retain(|set| !set.is_finished());
         let [state, cause, gate, dimm, thermal, fans, unit, progress, also] = &row.expected[..] else {
@@ -342,7 +391,9 @@ impl World {
         compare("state", published.to_owned(), self.word(NAME, "SysACPIStatus").await);
         compare("dimm", dimm.clone(), may(self.permits[0], DIMM).to_owned());
         compare("thermal", thermal.clone(), may(self.permits[1], Need::Power(0)).to_owned());
-        compare("unit", units(unit), self.told_systemd());
+        compare("unit", units(unit, &also), self.told_systemd());
+        let muxes: Vec<_> = also.iter().copied().filter(|said| said.starts_with("mux")).collect();
+        compare("mux", muxes.join(", "), std::mem::take(&mut self.mux.state().ordered).join(", "));
         let sets = self.peer.take_sets();
         let stages: Vec<_> = sets.iter().filter_map(|set| set.strip_prefix("host0 BootProgress=")).collect();
         compare("progress", progress.trim_matches('.').to_owned(), stages.join(", "));
@@ -378,6 +429,21 @@ impl World {
         (want, got)
     }
 
+    /// The mux has a thread of its own, which is not waited for otherwise.
+    async fn mux_follows(&self, row: &Row) {
+        let [_, _, _, dimm, .., also] = &row.expected[..] else { panic!("nine columns") };
+        let began = Instant::now();
+        let ordered = |also: &str| also.matches("mux to").count();
+        while (self.mux.state().ordered.len() < ordered(also)
+            || may(self.permits[0], DIMM) != dimm
+            || also.contains("answers") && self.sets.iter().any(|set| !set.is_finished()))
+            && began.elapsed() < PATIENCE
+        {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        self.settle().await;
+    }
+
     async fn word(&self, interface: &str, property: &str) -> String {
         self.rig.word(interface, property).await.unwrap_or_default()
     }
@@ -408,16 +474,30 @@ fn sorted(words: impl Iterator<Item = String>) -> String {
 }
 
 /// The unit column, in systemd's words: host 0 has its own targets and the plain ones.
-fn units(column: &str) -> String {
+fn units(column: &str, also: &[&str]) -> String {
     let orders = column.trim_matches('.').split(", ").filter(|order| !order.is_empty());
     let each = orders.flat_map(|order| match order.split_once(' ') {
         Some(("stop", "all")) => vec![("stop", "s0"), ("stop", "s2"), ("stop", "s5")],
         Some(one) => vec![one],
         None => panic!("no order: {order}"),
     });
-    sorted(each.flat_map(|(word, state)| {
+    let targets = each.flat_map(|(word, state)| {
         ["", "@0"].map(|instance| format!("{word} host-{state}-state{instance}.target"))
-    }))
+    });
+    let other = also.iter().filter_map(|said| match *said {
+        "quiesce" => Some("stop other.service".to_owned()),
+        "unquiesce" => Some("start other.service".to_owned()),
+        _ => None,
+    });
+    sorted(targets.chain(other))
+}
+
+impl Drop for World {
+    /// Nothing holds up the daemon's end.
+    fn drop(&mut self) {
+        self.mux.state().over = true;
+        self.mux.arrive();
+    }
 }
 
 /// The fans column, as the PWMs' Target.

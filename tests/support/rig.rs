@@ -11,6 +11,7 @@ use std::{
 };
 
 use acpi_stated::{
+    adapters::spd_mux::{Lines, LinuxLines},
     config::{Bus, Settings},
     daemon::Daemon,
     shell::{
@@ -74,14 +75,15 @@ impl Rig {
         places: Option<Places>,
         change: impl FnOnce(&mut Settings),
     ) -> Self {
-        Self::living_by(Clock::scaled(speed), bus, places, change).await
+        Self::living_by(Clock::scaled(speed), bus, places, Arc::new(LinuxLines), change).await
     }
 
-    /// One life by this clock.
+    /// One life by this clock, with these GPIO lines.
     pub async fn living_by(
         clock: Clock,
         bus: impl Into<Arc<PrivateBus>>,
         places: Option<Places>,
+        gpio: Arc<dyn Lines>,
         change: impl FnOnce(&mut Settings),
     ) -> Self {
         let bus = bus.into();
@@ -95,7 +97,7 @@ impl Rig {
             let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 let connection = connect(&address).await;
-                let daemon = Daemon::new(settings, clock, connection, Supervisor::silent());
+                let daemon = Daemon::new(settings, clock, connection, Supervisor::silent()).with_gpio(gpio);
                 let daemon = match places {
                     Some(places) => daemon.with_places(places),
                     None => daemon,
