@@ -77,8 +77,9 @@ class Conductor:
     def gate(self):
         return self.machine.prop(ACPI, ACPI_PATH, TRACKER, "GateOpen")
 
-    def expect_state(self, name, since, told=False):
-        """The state is this, and the signal that said so came in time. The poller knows only what it was told."""
+    def expect_state(self, name, since, told=False, what=None):
+        """The state is this, and the signal that said so came in time. The poller knows only what it was told. `what`: of
+        which delay the time to that signal is."""
         if not self.gated and not told:
             return
         value = STATES[name]
@@ -94,7 +95,7 @@ class Conductor:
             return
         at = signalled()
         if at is not None and at > since - 1:
-            self.result.delays.append((f"{name} seen", max(0.0, at - since)))
+            self.result.delays.append((what or f"{name} seen", max(0.0, at - since)))
 
     def expect_targets(self, name):
         if not self.gated:
@@ -216,7 +217,7 @@ class Conductor:
             self.say(f"  the BMC was back after {time.time() - before:.1f} s")
         self.host.note("bmc-up")
         if state:
-            self.expect_state(state, before)
+            self.expect_state(state, before, what="state after a kill or a restart")
             self.expect_targets(state)
         if working and self.gated:
             self._gate_again(settle)
