@@ -57,6 +57,9 @@ guest_device_tree() {
     fdtput -t s "$guest/evb.dtb" /ahb/apb/lpc@1e789000/kcs@2c status okay
     fdtput -t i "$guest/evb.dtb" /ahb/apb/lpc@1e789000/kcs@2c aspeed,lpc-io-reg 0xca2
     fdtput -t s "$guest/evb.dtb" /ahb/apb/serial@1e783000 status okay
+    # As a boot loader gives it: without, the bus waits for the kernel to gather randomness. QEMU makes a new one at each boot.
+    # shellcheck disable=SC2046
+    fdtput -t x "$guest/evb.dtb" /chosen rng-seed $(od -An -v -tx4 -N64 /dev/urandom)
 }
 
 # The modules of the list with what they need, unpacked, so that the guest does not spend its time on it.
@@ -104,9 +107,14 @@ guest_settings() {
         systemd-pcrmachine.service systemd-tpm2-setup.service systemd-logind.service systemd-user-sessions.service \
         systemd-sysusers.service systemd-binfmt.service proc-sys-fs-binfmt_misc.automount systemd-journal-flush.service \
         sys-kernel-debug.mount sys-kernel-tracing.mount dev-hugepages.mount dev-mqueue.mount e2scrub_reap.service \
-        systemd-networkd.service systemd-networkd.socket systemd-pstore.service ldconfig.service systemd-sysext.socket systemd-hostnamed.socket systemd-update-done.service; do
+        systemd-networkd.service systemd-networkd.socket systemd-pstore.service ldconfig.service systemd-sysext.socket systemd-hostnamed.socket systemd-update-done.service \
+        systemd-tmpfiles-setup-dev.service systemd-tmpfiles-setup-dev-early.service kmod-static-nodes.service systemd-sysctl.service \
+        systemd-remount-fs.service sys-kernel-config.mount sys-fs-fuse-connections.mount systemd-ask-password-console.path \
+        systemd-ask-password-wall.path systemd-creds.socket systemd-initctl.socket; do
         ln -sf /dev/null "$tree/etc/systemd/system/$unit"
     done
+    # What they would generate units from is not here; each is a process at every boot.
+    rm -rf "$tree/usr/lib/systemd/system-generators"
     mkdir -p "$tree/etc/systemd/journald.conf.d" "$tree/usr/share/dbus-1/system.d"
     printf '[Journal]\nStorage=volatile\nRuntimeMaxUse=16M\nReadKMsg=no\nAudit=no\n' >"$tree/etc/systemd/journald.conf.d/bmc.conf"
     cp "$root/qemu/guest/etc/dbus-perms.conf" "$tree/usr/share/dbus-1/system.d/org.openbmc.conf"

@@ -50,7 +50,7 @@ def main():
     gated = not chosen.ungated
     work = chosen.out
     os.makedirs(work, exist_ok=True)
-    for old in ("trace.log", "console.log", "journal.txt"):
+    for old in ("trace.log", "console.log", "journal.txt", "machine.txt"):
         if os.path.exists(os.path.join(work, old)):
             os.remove(os.path.join(work, old))
     with open(chosen.config, encoding="utf-8") as config:

@@ -77,8 +77,9 @@ class Conductor:
     def gate(self):
         return self.machine.prop(ACPI, ACPI_PATH, TRACKER, "GateOpen")
 
-    def expect_state(self, name, since, told=False):
-        """The state is this, and the signal that said so came in time. The poller knows only what it was told."""
+    def expect_state(self, name, since, told=False, what=None):
+        """The state is this, and the signal that said so came in time. The poller knows only what it was told. `what`: of
+        which delay the time to that signal is."""
         if not self.gated and not told:
             return
         value = STATES[name]
@@ -94,7 +95,7 @@ class Conductor:
             return
         at = signalled()
         if at is not None and at > since - 1:
-            self.result.delays.append((f"{name} seen", max(0.0, at - since)))
+            self.result.delays.append((what or f"{name} seen", max(0.0, at - since)))
 
     def expect_targets(self, name):
         if not self.gated:
@@ -216,7 +217,7 @@ class Conductor:
             self.say(f"  the BMC was back after {time.time() - before:.1f} s")
         self.host.note("bmc-up")
         if state:
-            self.expect_state(state, before)
+            self.expect_state(state, before, what="state after a kill or a restart")
             self.expect_targets(state)
         if working and self.gated:
             self._gate_again(settle)
@@ -345,15 +346,18 @@ class Conductor:
         """What the daemon costs in there."""
         figures = {}
         status, output = self.machine.run(
-            f"systemctl show {self.service} -p ExecMainStartTimestampMonotonic -p ActiveEnterTimestampMonotonic;"
-            f" cat /proc/$(cat /sys/fs/cgroup/system.slice/{self.service}.service/cgroup.procs)/smaps_rollup"
+            f"systemctl show {self.service} -p ExecMainStartTimestampMonotonic -p ExecMainHandoffTimestampMonotonic"
+            f" -p ActiveEnterTimestampMonotonic; cat /proc/$(cat /sys/fs/cgroup/system.slice/{self.service}.service/cgroup.procs)/smaps_rollup"
         )
         if status == 0:
             values = dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
             memory = dict(line.split(":", 1) for line in output.splitlines() if ":" in line)
-            figures["ready_ms"] = round(
-                (int(values["ActiveEnterTimestampMonotonic"]) - int(values["ExecMainStartTimestampMonotonic"])) / 1000, 1
+            forked, executed, ready = (
+                int(values[f"{name}TimestampMonotonic"]) for name in ("ExecMainStart", "ExecMainHandoff", "ActiveEnter")
             )
+            # Systemd's own part, sandbox and all, up to exec; and ours, from exec to READY=1.
+            figures["sandbox_ms"] = round((executed - forked) / 1000, 1)
+            figures["ready_ms"] = round((ready - executed) / 1000, 1)
             figures["pss_kb"] = int(memory["Pss"].split()[0])
             figures["rss_kb"] = int(memory["Rss"].split()[0])
         return figures

@@ -83,7 +83,7 @@ class Machine:
         command += ["-serial", "file:" + os.path.join(work, "console.log")]
         command += ["-serial", f"unix:{paths['agent']},server=on,wait=off"]
         command += ["-kernel", f"{self.image}/vmlinuz", "-dtb", f"{self.image}/evb.dtb", "-initrd", f"{self.image}/initrd"]
-        command += ["-append", "console=ttyS4,115200n8 loglevel=4 quiet rdinit=/init systemd.show_status=1"]
+        command += ["-append", "console=ttyS4,115200n8 loglevel=7 rdinit=/init systemd.show_status=1 systemd.log_level=notice"]
         command += ["-drive", f"file={self.image}/storage.img,if=sd,index=2,format=raw"]
         for name, bus, address in DIMMS:
             command += ["-device", f"tmp105,bus=aspeed.i2c.bus.{bus},address={address:#x},id={name}"]
@@ -227,16 +227,37 @@ class Machine:
     def prop(self, service, path, interface, name):
         return self.ask(f"prop {service} {path} {interface} {name}")[0]
 
-    def console_end(self):
+    def starved(self):
+        """Seconds that QEMU's threads could have run and were not let, and seconds that they did run."""
+        waited = ran = 0.0
+        for thread in os.listdir(f"/proc/{self.process.pid}/task"):
+            try:
+                with open(f"/proc/{self.process.pid}/task/{thread}/schedstat", encoding="ascii") as stat:
+                    run, wait, _ = map(int, stat.read().split())
+            except OSError:
+                continue  # It has ended.
+            waited, ran = max(waited, wait / 1e9), ran + run / 1e9
+        return waited, ran
+
+    def stuck(self):
+        """What a BMC that does not come up is doing, in machine.txt; returns the end of its console."""
+        with open(os.path.join(self.work, "machine.txt"), "w", encoding="utf-8") as out:
+            for command in ("info status", "info registers -a", "info registers -a", "info qtree"):
+                out.write(f"== {command}\n" + self.qmp("human-monitor-command", **{"command-line": command}))
+                time.sleep(0.5)
         with open(os.path.join(self.work, "console.log"), "rb") as console:
             return console.read()[-600:].decode(errors="replace")
 
     def wait_hello(self, count, bound):
-        """Until the agent has greeted that often: the BMC is up."""
-        deadline = time.monotonic() + bound
+        """Until the agent has greeted that often: the BMC is up. Time in which QEMU was kept from running does not count."""
+        begun, (waited, ran) = time.monotonic(), self.starved()
         while len(self.hellos) < count:
             if self.process.poll() is not None:
                 raise Broken(f"QEMU ended with {self.process.returncode}")
-            if time.monotonic() > deadline:
-                raise Broken(f"the BMC is not up after {bound} s; its console ends: {self.console_end()}")
-            time.sleep(0.05)
+            passed, now = time.monotonic() - begun, self.starved()
+            if passed - (now[0] - waited) > bound or passed > 3 * bound:
+                raise Broken(
+                    f"the BMC is not up after {passed:.0f} s, in which QEMU ran for {now[1] - ran:.0f} s and was kept from it"
+                    f" for {now[0] - waited:.0f} s; its console ends: {self.stuck()}"
+                )
+            time.sleep(0.1)
