@@ -40,29 +40,30 @@ run_armv7() {
     say "armv7: done"
 }
 
-# What the binary weighs, and what of it; limits of docs/performance.md.
+# size [--by-crate]: what the binary weighs; with it also bare zbus, and what of it each crate is. Limits: docs/performance.md.
 run_size() {
-    local program file bare=0 bare_xz=0 bytes xz most=1350000 most_xz=480000
-    need python3:python3 xz:xz-utils
+    local program most=1350000 bytes
+    case ${1:-} in
+    '' | --by-crate) ;;
+    *) die "./dev size [--by-crate]" ;;
+    esac
+    need xz:xz-utils
     cross_root
     build_daemon
-    cross_cargo build --quiet --release --locked --target "$armv7_target" -p acpi-bench --examples >&2 || die "they do not build"
-    echo "| armv7, release, stripped | bytes | as xz |"
-    echo "|---|---|---|"
-    for program in empty bare_tokio bare_zbus; do
-        file=$ACPI_CACHE/armv7/$armv7_target/release/examples/$program
-        bare=$(stat -c %s "$file") bare_xz=$(xz -9e -c "$file" | wc -c)
-        echo "| $program | $bare | $bare_xz |"
-    done
-    bytes=$(stat -c %s "$daemon") xz=$(xz -9e -c "$daemon" | wc -c)
-    echo "| acpi-stated | $bytes | $xz |"
-    [ $((bare + 300000)) -le $most ] || most=$((bare + 300000))
-    [ $((bare_xz + 110000)) -le $most_xz ] || most_xz=$((bare_xz + 110000))
-    echo "| limit | $most | $most_xz (not reached: docs/performance.md) |"
-    # With names, to be told apart by crate. Built in a directory of its own: it is not what ships.
-    symbols=false cross_cargo build --quiet --release --locked --target "$armv7_target" --target-dir /target/symbols -p acpi-stated >&2 ||
-        die "it does not build with symbols"
-    size_by_crate "$ACPI_CACHE/armv7/symbols/$armv7_target/release/acpi-stated"
+    if [ -n "${1:-}" ]; then
+        need python3:python3
+        cross_cargo build --quiet --release --locked --target "$armv7_target" -p acpi-bench --examples >&2 ||
+            die "they do not build"
+        for program in empty bare_tokio bare_zbus; do
+            echo "$program: $(cross_size "$ACPI_CACHE/armv7/$armv7_target/release/examples/$program")"
+        done
+        # With names, to be told apart by crate. In a directory of its own: it is not what ships.
+        symbols=false cross_cargo build --quiet --release --locked --target "$armv7_target" --target-dir /target/symbols \
+            -p acpi-stated >&2 || die "it does not build with symbols"
+        size_by_crate "$ACPI_CACHE/armv7/symbols/$armv7_target/release/acpi-stated"
+    fi
+    bytes=$(stat -c %s "$daemon")
+    echo "acpi-stated, armv7: $(cross_size "$daemon"); limit $most bytes"
     [ "$bytes" -le "$most" ] || die "the daemon is $((bytes - most)) bytes over its limit"
 }
 
