@@ -171,15 +171,14 @@ impl Bus {
 
     /// Serves until the event loop ends (`Ok`) or the bus does.
     pub(crate) async fn run(mut self) -> Result<(), Failed> {
-        let mut calls = Vec::new();
+        // The objects are there, so the name may be (contract 1.6); and it comes first, since ipmid is ordered behind us. DoNotQueue
+        // without AllowReplacement: a second owner must fail, whichever of us it is.
+        let name = call_bus("RequestName", &(BUS_NAME, RequestNameFlags::DO_NOT_QUEUE))?;
+        self.awaited.add(&name, Awaited::Name);
+        let mut calls = vec![name];
         for peer in self.peers() {
             calls.extend(peer.start()?);
         }
-        // The objects are there, so the name may be (contract 1.6). DoNotQueue without
-        // AllowReplacement: a second owner must fail, whichever of us it is.
-        let name = call_bus("RequestName", &(BUS_NAME, RequestNameFlags::DO_NOT_QUEUE))?;
-        self.awaited.add(&name, Awaited::Name);
-        calls.push(name);
         self.connection.send_all(&calls).await?;
         loop {
             let room = self.waiting.len() < MOST_WAITING;
