@@ -114,6 +114,7 @@ impl Watched {
         for Item { path, interface, .. } in &self.items {
             calls.push(subscribe(&changes(path, interface))?);
             calls.push(subscribe(&objects("InterfacesAdded", path))?);
+            calls.push(subscribe(&objects("InterfacesRemoved", path))?);
         }
         for item in 0..self.items.len() {
             calls.extend(self.look_up(item)?);
@@ -234,6 +235,19 @@ impl Watched {
                 if let Ok(announced) = body.deserialize_ignore_signature::<ObjectPath<'_>>() {
                     for index in self.at(announced.as_str()) {
                         told.calls.extend(self.look_up(index)?);
+                    }
+                }
+            }
+            "InterfacesRemoved" => {
+                let Ok((removed, interfaces)) = body.deserialize::<(ObjectPath<'_>, Vec<&str>)>() else {
+                    return Ok(told);
+                };
+                for index in self.at(removed.as_str()) {
+                    let Some(item) = self.items.get_mut(index) else { continue };
+                    if interfaces.contains(&item.interface) && item.owner.as_deref() == Some(sender.as_str())
+                    {
+                        item.value = None;
+                        told.news.push((index, None));
                     }
                 }
             }
@@ -442,5 +456,23 @@ mod tests {
             .unwrap();
         let told = watched.signalled(&signal).unwrap();
         assert_eq!(calls(&told.calls, "GetObject").len(), 1);
+    }
+
+    #[test]
+    fn an_object_that_is_removed_takes_its_value_with_it() {
+        let mut watched = running();
+        let removed = |sender: &'static str, interface: &'static str| {
+            let path = ObjectPath::try_from(PATH).unwrap();
+            Message::signal("/", "org.freedesktop.DBus.ObjectManager", "InterfacesRemoved")
+                .sender(sender)
+                .build(&(path, vec![interface]))
+                .unwrap()
+        };
+        // Another one's word does not count, nor another interface's.
+        for signal in [removed(":1.8", VALUE), removed(":1.7", "another.Interface")] {
+            assert_eq!(watched.signalled(&signal).unwrap().news, []);
+        }
+        assert_eq!(watched.signalled(&removed(":1.7", VALUE)).unwrap().news, [(0, None)]);
+        assert_eq!(watched.value(0), None);
     }
 }
