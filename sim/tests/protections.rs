@@ -106,6 +106,26 @@ fn barrier() {
     });
 }
 
+/// Whoever is answered finds the gate closed, every time: a gate that closes soon after would be found open only now and then.
+#[test]
+fn barrier_every_time() {
+    run(async {
+        let board = working(Firmware::F).await;
+        let permits = board.permits().expect("a daemon");
+        let buses = BUSES.map(|bus| permits.bus(bus).expect("a guarded bus"));
+        for _ in 0..20 {
+            until("the gate is open", || buses.iter().all(|bus| bus.is_open(GATE))).await;
+            let response = board.ipmid().request(&[SET_ACPI_POWER_STATE, 0x82, 0x00]).await;
+            assert_eq!(response, [cc::OK]);
+            assert!(
+                buses.iter().all(|bus| bus.try_acquire(GATE, 0x18).is_err()),
+                "answered with a gate open"
+            );
+            board.host().report(Report::S0).await;
+        }
+    });
+}
+
 /// The power goes, nobody says so, and UEFI reads the SPDs before it reports anything.
 #[test]
 fn inference() {
