@@ -20,7 +20,7 @@ cross_root() {
     key=$(printf '%s\n' "$plan" "linux $kernel_version" | key_of)
     cross=$ACPI_CACHE/cross-$key
     if [ ! -e "$cross.done" ]; then
-        as_root rm -rf "$cross"
+        as_root rm -rf --one-file-system "$cross"
         say "making the cross root of $(wc -l <<<"$plan") packages of $suite"
         # Not a run of apt's on this machine: mmdebstrap has its own directories.
         as_root mmdebstrap --quiet --variant=apt --architectures=amd64,armhf \
@@ -110,7 +110,7 @@ build_guest_parts() {
     key=$({ cat "$here"/*.[ch] "$cross.packages" && declare -f build_guest_parts; } | key_of)
     doubles=$ACPI_CACHE/doubles-$key
     if [ ! -e "$doubles/done" ]; then
-        as_root rm -rf "$doubles"
+        as_root rm -rf --one-file-system "$doubles"
         mkdir -p "$doubles"
         for name in ipmi board poller agent; do
             in_cross "$root=/src" "$doubles=/target" -- arm-linux-gnueabihf-gcc -O2 -std=gnu11 -Wall -Wextra -Werror \
@@ -122,7 +122,7 @@ build_guest_parts() {
     modules=$ACPI_CACHE/modules-$key
     if [ ! -e "$modules/done" ]; then
         say "building the KCS character device and i2c-stub for $kernel_release"
-        as_root rm -rf "$modules"
+        as_root rm -rf --one-file-system "$modules"
         mkdir -p "$modules"
         sources=linux-source-${kernel_release%%.*}.$(cut -d. -f2 <<<"$kernel_release")
         # Of the whole kernel only these are unpacked, and the rest not read: the pipe breaks, and what counts is the files.

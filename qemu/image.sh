@@ -6,7 +6,7 @@ guest_packages=(systemd systemd-sysv dbus kmod mount busybox-static)
 # What the board needs of Debian's kernel modules, besides those built here.
 guest_modules=(i2c-aspeed i2c-dev gpio-aspeed kcs_bmc_aspeed sdhci-of-aspeed crc32c_generic ext4)
 # There, but not loaded at boot.
-guest_other_modules=(jc42)
+guest_other_modules=(jc42 i2c-mux-pca954x)
 
 # Debian's part of the root, and the kernel; sets $guest.
 guest_base() {
@@ -17,7 +17,7 @@ guest_base() {
     key=$({
         echo "$plan $kernel_version $modules"
         declare -f guest_base guest_device_tree guest_kernel_modules guest_settings
-        declare -p guest_modules
+        declare -p guest_modules guest_other_modules
         cat "$root/qemu/guest/etc/dbus-perms.conf"
     } | key_of)
     guest=$ACPI_CACHE/guest-$key

@@ -10,14 +10,14 @@ pub(crate) const USAGE: &str = "\
 Usage: acpi-stated [--config FILE] [--bus system|session|ADDRESS] [--state-dir DIR] [--log LEVEL]
        acpi-stated --check-config [FILE]
        acpi-stated --print-config [--config FILE]
-       acpi-stated --release-fans [--config FILE] [--bus system|session|ADDRESS]
+       acpi-stated --release [--config FILE] [--bus system|session|ADDRESS]
        acpi-stated --version
 
   --config        the configuration (default: /etc/acpi-stated/config.json, then
                   /usr/share/acpi-stated/config.json, then defaults: host 0, no guarded bus)
   --check-config  say all that is wrong with the configuration, and end; needs no BMC
   --print-config  print the configuration with all defaults, as JSON, and end
-  --release-fans  give back what a daemon that died still holds: the fan zones, and the SPD muxes to
+  --release       give back what a daemon that died still holds: the fan zones, and the SPD muxes to
                   their hosts; for ExecStopPost=
   --bus           the D-Bus to serve (default: system)
   --state-dir     what is remembered of the hosts (default: $STATE_DIRECTORY, or /var/lib/acpi-stated)
@@ -30,7 +30,7 @@ pub(crate) enum Wanted {
     Run { bus: String, log: LevelFilter, state_dir: Option<PathBuf> },
     CheckConfig,
     PrintConfig,
-    ReleaseFans { bus: String, log: LevelFilter },
+    Release { bus: String, log: LevelFilter },
     Version,
     Help,
 }
@@ -61,8 +61,8 @@ impl Arguments {
                     config = file.map(PathBuf::from).or(config);
                 }
                 Long("print-config") => wanted = Some(Wanted::PrintConfig),
-                Long("release-fans") => {
-                    wanted = Some(Wanted::ReleaseFans { bus: String::new(), log: LevelFilter::INFO });
+                Long("release") => {
+                    wanted = Some(Wanted::Release { bus: String::new(), log: LevelFilter::INFO });
                 }
                 Long("bus") => {
                     bus = parser.value()?.into_string().map_err(|_| anyhow::anyhow!("bad --bus"))?;
@@ -76,7 +76,7 @@ impl Arguments {
             }
         }
         let wanted = match wanted {
-            Some(Wanted::ReleaseFans { .. }) => Wanted::ReleaseFans { bus, log: level(log)? },
+            Some(Wanted::Release { .. }) => Wanted::Release { bus, log: level(log)? },
             Some(wanted) => wanted,
             None => Wanted::Run { bus, log: level(log)?, state_dir },
         };
@@ -133,8 +133,8 @@ mod tests {
             of(run("session", LevelFilter::DEBUG, Some("d")), Some("f"))
         );
         assert_eq!(parsed("--print-config --config f").unwrap(), of(Wanted::PrintConfig, Some("f")));
-        let release = Wanted::ReleaseFans { bus: "session".to_owned(), log: LevelFilter::INFO };
-        assert_eq!(parsed("--bus session --release-fans").unwrap(), of(release, None));
+        let release = Wanted::Release { bus: "session".to_owned(), log: LevelFilter::INFO };
+        assert_eq!(parsed("--bus session --release").unwrap(), of(release, None));
         assert_eq!(parsed("--version").unwrap().wanted, Wanted::Version);
         assert_eq!(parsed("-h").unwrap().wanted, Wanted::Help);
     }

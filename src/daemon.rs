@@ -1,9 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The composition root: read it to learn the architecture.
 //!
+//! UEFI reads the memory's SPDs in POST, on I2C buses that the BMC shares. The daemon knows the ACPI power state of each host:
+//! the host reports it (ipmid Sets it), or it is inferred from what power control reports. By it the daemon gates the I2C
+//! transfers of its sensors, starts systemd's targets, holds the DIMMs' fans, and says what is wrong.
+//!
+//! "Rules 3.2" in comments is section 3.2 of `docs/rules.md`, a note is a row there; "openbmc 3.4" is a section of
+//! `docs/openbmc.md`. The D-Bus services that the daemon talks with are listed in `Bus::peers` (`adapters/bus.rs`).
+//!
 //! ```text
 //!  Poller: a thread for each I2C bus          ┌── objects (what a Get returns)
-//!      ▲ permits      │ Input::Read            │
+//!      ▲ permits, 3 s │ Input::Read            │
 //!      └──────────────┼────────────┐           │
 //!  D-Bus ──> Bus ── Input ──> EventLoop ── Output ──> Bus ──> D-Bus, systemd
 //!             (adapters)        │    ▲  (never waits)  (in order)
@@ -19,34 +26,42 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::{
     adapters::{
         acpi_object::AcpiObject,
         blacklist,
         bus::{Bus, Failed, Setup},
-        i2c::{Buses, LinuxBuses},
-        objects::Tree,
+        i2c::LinuxBuses,
         sensor_objects::SensorObject,
-        spd_mux::{Lines, LinuxLines, Mux},
+        spd_mux::{self, LinuxLines},
+        tree::Tree,
     },
     config::{self, Settings},
-    logic::machine::{Event, Machine, Stored},
+    logic::{
+        event::Event,
+        machine::{Machine, Stored},
+    },
     shell::{
         clock::Clock,
-        event_loop::{EventLoop, Input},
+        event_loop::EventLoop,
         held::Held,
+        messages::Input,
         permits::{BusId, HostIndex, Permits},
         poller::Poller,
+        ports::{Buses, GpioLines, MuxOrders},
         store::{self, Memory, Places, Storage, Writer},
         supervisor::Supervisor,
-        wiring::Wiring,
+        wires::Wires,
     },
+    wiring::Wiring,
 };
 
 /// Where the kernel shows its devices.
 const SYSFS: &str = "/sys";
+/// machine-id(5).
+const MACHINE_ID: &str = "/etc/machine-id";
 
 /// The daemon: what `main` and the demo both run.
 pub struct Daemon {
@@ -58,11 +73,11 @@ pub struct Daemon {
     permits: Permits,
     places: Option<Places>,
     i2c: Arc<dyn Buses>,
-    gpio: Arc<dyn Lines>,
+    gpio: Arc<dyn GpioLines>,
     entity_manager: Option<PathBuf>,
 }
 
-/// How long the end waits for the SPD muxes.
+/// At its end the daemon waits this long for the SPD muxes to be at the host.
 const HAND_OVER: Duration = Duration::from_secs(1);
 
 /// Why the daemon stopped without being asked to.
@@ -71,9 +86,12 @@ pub enum Error {
     /// It cannot do without the bus.
     #[error(transparent)]
     Bus(#[from] Failed),
-    /// The system gives no timer or no thread.
+    /// The system gives no thread.
     #[error("the {0} cannot be started")]
     Start(&'static str, #[source] std::io::Error),
+    /// The system gives the event loop no timer, or takes it away.
+    #[error("the event loop has no timer")]
+    Timer(#[source] std::io::Error),
     /// A part of it ended that never should.
     #[error("the {0} ended by itself, which it never should: a fault in acpi-stated")]
     Part(&'static str),
@@ -81,7 +99,8 @@ pub enum Error {
 
 impl Daemon {
     /// A daemon that is told `settings`, lives by `clock`, and serves and listens on `connection`,
-    /// which must be fresh. Nothing else may read from that connection.
+    /// which must be fresh, and made by [`socket::connect`](crate::adapters::socket::connect): any other ends with the first
+    /// message that zbus cannot parse. Nothing else may read from that connection.
     #[must_use]
     pub fn new(
         settings: Settings,
@@ -90,7 +109,7 @@ impl Daemon {
         supervisor: Supervisor,
     ) -> Self {
         let wiring = Wiring::new(&settings);
-        let permits = Permits::new(settings.hosts.len(), &wiring.buses);
+        let permits = Permits::new(settings.hosts.len(), wiring.buses.iter().map(|(bus, _)| bus.clone()));
         let i2c = Arc::new(LinuxBuses::default());
         Self {
             settings,
@@ -114,7 +133,7 @@ impl Daemon {
 
     /// Drives the SPD muxes by these GPIO lines, in place of the kernel's.
     #[must_use]
-    pub fn with_gpio(self, gpio: Arc<dyn Lines>) -> Self {
+    pub fn with_gpio(self, gpio: Arc<dyn GpioLines>) -> Self {
         Self { gpio, ..self }
     }
 
@@ -180,75 +199,110 @@ impl Daemon {
         permits.on_drained(Box::new(move || drained.send(Input::Drained).unwrap_or_default()));
 
         let hosts = settings.hosts.clone();
-        // Each mux has the host's side when it says so by hanging up.
-        let (done, handed_over) = std::sync::mpsc::channel();
-        let mux = |(host, settings): (usize, &config::Host)| {
-            let start = |mux| Mux::start(host, mux, &*gpio, to_loop.clone(), done.clone());
-            settings.spd_mux.as_ref().map(start).transpose()
-        };
-        let muxes = hosts.iter().enumerate().map(mux).collect::<Result<Vec<_>, _>>();
-        let muxes = muxes.map_err(|error| Error::Start("SPD mux's thread", error))?;
-        drop(done);
-        // A host feels how long its Set takes, so `ack_cap` is real time on any clock.
+        let (muxes, mut handed_over) = start_muxes(&hosts, &*gpio, &to_loop)?;
         let stop_within = settings.hosts.iter().map(|host| host.timing.ack_cap).max().unwrap_or_default();
-        let machines = settings.hosts.into_iter().zip(stored).map(|(mut host, stored)| {
-            host.timing.ack_cap = clock.of_real(host.timing.ack_cap);
-            Machine::new(clock.now(), host, stored)
-        });
-        let machines = machines.collect();
+        let machines = machines(settings.hosts, stored, clock);
         let feed_every = supervisor.feed_every();
-        let names = wiring.settings().map(|(sensor, _)| sensor.name.clone()).collect();
         let event_loop =
             EventLoop::new(clock, permits.clone(), machines, inputs, to_bus, feed_every, stop_within)
                 .with_memory(memory)
-                .with_sensors(wiring.sensors(), names)
+                .with_sensors(wiring.sensors(), wiring.names())
                 .with_muxes(muxes);
 
-        let objects = event_loop.views().zip(&hosts).enumerate();
-        let acpi = objects
-            .map(|(host, (view, settings))| AcpiObject::new(host, settings.id, view.clone()))
-            .collect();
-        let sensors = wiring.settings().map(|(sensor, host)| SensorObject::new(host, sensor)).collect();
-        let tree = Tree { acpi, sensors };
-        let setup = Setup { hosts: &hosts, events: settings.events, held, storage };
+        let tree = tree(&event_loop, &hosts, &wiring);
+        let setup = Setup { hosts: &hosts, events: settings.events, held, storage, clock };
         let bus = Bus::new(connection, supervisor, tree, setup, to_loop.clone(), outputs);
         let lines = wiring.lines(Path::new(SYSFS));
-        let mut poller = Poller::start(lines, &i2c, &permits, clock, &to_loop)
+        let wires = Wires::new(&wiring.buses, Arc::clone(&i2c), to_loop.clone());
+        let mut poller = Poller::start(lines, &i2c, wires, &permits, clock, &to_loop)
             .map_err(|error| Error::Start("bus threads", error))?;
 
-        if let Some(directory) = entity_manager {
-            tell_of_unguarded(&directory, &wiring.buses, &to_loop);
-        }
+        tell_of_unguarded(entity_manager.as_deref(), &wiring.buses, &*i2c, &to_loop);
 
         // The bus task outlives the event loop only to send what is left.
         let mut bus = tokio::spawn(bus.run());
         let mut event_loop = tokio::spawn(event_loop.run());
         tokio::select! {
-            ended = &mut bus => return Err(bus_ended(ended)),
-            _ = &mut event_loop => return Err(Error::Part("event loop")),
+            ended = &mut bus => return Err(match ended {
+                // It ends well only behind the event loop, which knows why.
+                Ok(Ok(())) => loop_ended(event_loop.await),
+                ended => bus_ended(ended),
+            }),
+            ended = &mut event_loop => return Err(loop_ended(ended)),
             () = poller.lost() => return Err(Error::Part("bus threads")),
             () = stop => {}
         }
         to_loop.send(Input::Stop).unwrap_or_default();
         drop(to_loop);
-        let Ok(Ok(())) = event_loop.await else { return Err(Error::Part("event loop")) };
+        let ended = event_loop.await;
+        if !matches!(ended, Ok(Ok(()))) {
+            return Err(loop_ended(ended));
+        }
         poller.stop(stop_within).await;
         let ended = match bus.await {
             Ok(Ok(())) => Ok(()),
             ended => Err(bus_ended(ended)),
         };
         // The host's bus is worth a moment; a line that hangs is not worth more.
-        handed_over.recv_timeout(HAND_OVER).unwrap_or_default();
+        let _in_time: Result<_, _> = tokio::time::timeout(HAND_OVER, handed_over.recv()).await;
         ended
     }
 }
 
-/// The one other daemon that transfers on every bus it is not told to leave alone (contract 3.4).
-fn tell_of_unguarded(directory: &Path, buses: &[(BusId, Vec<HostIndex>)], to_loop: &UnboundedSender<Input>) {
+fn machines(hosts: Vec<config::Host>, stored: Vec<Option<Stored>>, clock: Clock) -> Vec<Machine> {
+    let machine = |(mut host, stored): (config::Host, Option<Stored>)| {
+        // A host feels how long its Set takes, so `ack_cap` is real time on any clock.
+        host.timing.ack_cap = clock.of_real(host.timing.ack_cap);
+        Machine::new(clock.now(), host, stored)
+    };
+    hosts.into_iter().zip(stored).map(machine).collect()
+}
+
+/// The objects on the bus, as they are before the first event.
+fn tree(event_loop: &EventLoop, hosts: &[config::Host], wiring: &Wiring) -> Tree {
+    let objects = event_loop.views().zip(hosts).enumerate();
+    let acpi = objects.map(|(host, (view, settings))| AcpiObject::new(host, settings.id, view.clone()));
+    let sensors = wiring.settings().map(|(sensor, host)| SensorObject::new(host, sensor));
+    let machine_id = std::fs::read_to_string(MACHINE_ID).ok().map(|id| id.trim().to_owned());
+    Tree { acpi: acpi.collect(), sensors: sensors.collect(), machine_id }
+}
+
+/// The ways to the threads of the SPD muxes; and a receiver that closes when each of them has ended, its mux at the host.
+fn start_muxes(
+    hosts: &[config::Host],
+    gpio: &dyn GpioLines,
+    to_loop: &UnboundedSender<Input>,
+) -> Result<(Vec<Option<MuxOrders>>, UnboundedReceiver<()>), Error> {
+    let (done, handed_over) = unbounded_channel();
+    let mux = |(host, settings): (usize, &config::Host)| {
+        let start = |mux| spd_mux::start(host, mux, gpio, to_loop.clone(), done.clone());
+        settings.spd_mux.as_ref().map(start).transpose()
+    };
+    let muxes = hosts.iter().enumerate().map(mux).collect::<Result<Vec<_>, _>>();
+    let muxes = muxes.map_err(|error| Error::Start("SPD mux's thread", error))?;
+    Ok((muxes, handed_over))
+}
+
+/// fru-device scans every I2C bus that its blacklist does not name (openbmc 3.4). Looked at here: the buses with DIMMs, and
+/// those above that reach them through a mux.
+fn tell_of_unguarded(
+    directory: Option<&Path>,
+    buses: &[(BusId, Vec<HostIndex>)],
+    i2c: &dyn Buses,
+    to_loop: &UnboundedSender<Input>,
+) {
+    let Some(directory) = directory else { return };
     for (bus, carried) in buses.iter().filter(|(_, carried)| !carried.is_empty()) {
         let BusId::I2c(number) = bus else { continue };
-        for found in blacklist::unguarded(directory, Path::new(SYSFS), [*number]) {
-            tracing::warn!("fru-device may scan the guarded I2C bus {number}: {}", found.why);
+        let chain = i2c.chain(*number);
+        let reach = std::iter::once(*number).chain(chain.exposed_to());
+        for found in blacklist::unguarded(directory, Path::new(SYSFS), reach) {
+            let what = if found.bus == *number {
+                format!("the guarded I2C bus {number}")
+            } else {
+                format!("I2C bus {}, from where the guarded bus {number} is reached", found.bus)
+            };
+            tracing::warn!("fru-device may scan {what}: {}", found.why);
             for host in carried {
                 to_loop.send(Input::Event(*host, Event::UnguardedBus(true))).unwrap_or_default();
             }
@@ -256,9 +310,43 @@ fn tell_of_unguarded(directory: &Path, buses: &[(BusId, Vec<HostIndex>)], to_loo
     }
 }
 
+fn loop_ended(ended: Result<std::io::Result<()>, tokio::task::JoinError>) -> Error {
+    match ended {
+        Ok(Err(error)) => Error::Timer(error),
+        Ok(Ok(())) | Err(_) => Error::Part("event loop"),
+    }
+}
+
 fn bus_ended(ended: Result<Result<(), Failed>, tokio::task::JoinError>) -> Error {
     match ended {
         Ok(Err(failed)) => Error::Bus(failed),
         Ok(Ok(())) | Err(_) => Error::Part("bus task"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        logic::wires::{Chain, Idle, Mux},
+        shell::ports::MockBuses,
+    };
+
+    /// Bus 12 is in the list; bus 3, that the mux is on of which it is a channel, is not.
+    #[test]
+    fn a_bus_above_that_reaches_dimms_must_not_be_scanned_either() {
+        let directory = std::env::temp_dir().join(format!("acpi-stated-unit-above-{}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        std::fs::write(directory.join("blacklist.json"), r#"{ "buses": [12] }"#).unwrap();
+        for (idle, told) in [(Idle::Stays(-1), 1), (Idle::Unknown, 1), (Idle::Disconnects, 0)] {
+            let mut i2c = MockBuses::new();
+            let mux = Mux { name: "3-0070".to_owned(), idle, on: 3 };
+            i2c.expect_chain().return_once(|_| Chain(vec![mux]));
+            let (to_loop, mut inputs) = unbounded_channel();
+            tell_of_unguarded(Some(&directory), &[(BusId::I2c(12), vec![0])], &i2c, &to_loop);
+            let events = std::iter::from_fn(|| inputs.try_recv().ok());
+            assert_eq!(events.count(), told, "{idle:?}");
+        }
+        std::fs::remove_dir_all(directory).unwrap();
     }
 }

@@ -4,14 +4,25 @@
 mod arguments;
 mod log;
 
-use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io::Write as _,
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use acpi_stated::{
-    adapters::blacklist,
-    adapters::{fans, spd_mux},
+    adapters::{
+        blacklist, fans,
+        i2c::LinuxBuses,
+        socket,
+        spd_mux::{self, LinuxLines},
+    },
     config::{self, Loaded, Refused, Settings},
     daemon::{Daemon, Error as Failure},
-    shell::{clock::Clock, held::Held, store::Places, supervisor::Supervisor},
+    logic::wires,
+    shell::{clock::Clock, held::Held, ports::Buses, store::Places, supervisor::Supervisor},
 };
 use tokio::{
     runtime,
@@ -19,7 +30,7 @@ use tokio::{
     time::timeout,
 };
 use tracing::level_filters::LevelFilter;
-use zbus::{Connection, connection::Builder};
+use zbus::Connection;
 
 use crate::arguments::{Arguments, USAGE, Wanted};
 
@@ -27,6 +38,8 @@ use crate::arguments::{Arguments, USAGE, Wanted};
 const NAME: &str = env!("CARGO_PKG_NAME");
 /// A bus that does not answer within this time is no bus; systemd tries again.
 const CONNECT: Duration = Duration::from_secs(10);
+/// How long `--release` waits for the SPD muxes, all together.
+const GIVE_BACK: Duration = Duration::from_secs(2);
 
 /// Exit codes, from sysexits.h.
 mod exit {
@@ -54,7 +67,7 @@ fn main() -> ExitCode {
     let loaded = || config::load(arguments.config.as_deref());
     match arguments.wanted {
         Wanted::Run { bus, log, state_dir } => serve(&bus, log, loaded, places(state_dir)),
-        Wanted::ReleaseFans { bus, log } => release(&bus, log, loaded()),
+        Wanted::Release { bus, log } => release(&bus, log, loaded()),
         Wanted::CheckConfig => check_config(loaded()),
         Wanted::PrintConfig => print_config(loaded()),
         Wanted::Version => said(&format!("{NAME} {}", env!("CARGO_PKG_VERSION"))),
@@ -74,10 +87,20 @@ fn check_config(loaded: Result<Loaded, Refused>) -> ExitCode {
     match loaded {
         Ok(loaded) => {
             loaded.warning_lines().for_each(|line| eprintln!("warning: {line}"));
+            // On the BMC itself the kernel knows more.
+            for (warns, line) in muxes(&loaded.settings, &LinuxBuses::default()) {
+                eprintln!("{}: {line}", if warns { "warning" } else { "note" });
+            }
             said(&loaded.summary())
         }
         Err(refused) => refuse(&refused),
     }
+}
+
+/// What is to be said of the muxes that guarded buses are channels of; and whether it is a warning.
+fn muxes(settings: &Settings, i2c: &dyn Buses) -> Vec<(bool, String)> {
+    let guarded = settings.buses.iter().filter(|bus| !bus.hosts.is_empty());
+    guarded.flat_map(|bus| wires::describe(bus.bus, &i2c.chain(bus.bus)).collect::<Vec<_>>()).collect()
 }
 
 fn print_config(loaded: Result<Loaded, Refused>) -> ExitCode {
@@ -98,9 +121,10 @@ fn serve(
     loaded: impl FnOnce() -> Result<Loaded, Refused>,
     places: Places,
 ) -> ExitCode {
-    log::init(level);
+    let log = log::init(level);
     let settings = match loaded() {
         Ok(loaded) => {
+            tracing::info!("{NAME} {} starts: {}", env!("CARGO_PKG_VERSION"), loaded.inventory());
             loaded.warning_lines().for_each(|line| tracing::warn!("{line}"));
             loaded.settings
         }
@@ -116,7 +140,10 @@ fn serve(
             return exit::SOFTWARE.into();
         }
     };
-    match runtime.block_on(run(bus, settings, places)) {
+    // Ends with the runtime.
+    let accounts = Arc::clone(&log);
+    drop(runtime.spawn(async move { accounts.account().await }));
+    let code = match runtime.block_on(run(bus, settings, places)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -124,22 +151,23 @@ fn serve(
                 Some(Failure::Bus(_)) => exit::UNAVAILABLE,
                 None if error.is::<NoBus>() => exit::UNAVAILABLE,
                 // Or it could not set itself up.
-                Some(Failure::Part(_) | Failure::Start(..)) | None => exit::SOFTWARE,
+                Some(Failure::Part(_) | Failure::Start(..) | Failure::Timer(_)) | None => exit::SOFTWARE,
             };
             code.into()
         }
-    }
+    };
+    log.settle();
+    code
 }
 
 /// Gives back what a daemon that is gone may still hold. Systemd waits for this, so it is bounded; and it succeeds, since a
 /// failure would not make anything better.
 fn release(bus: &str, level: LevelFilter, loaded: Result<Loaded, Refused>) -> ExitCode {
-    log::init(level);
+    let log = log::init(level);
     let hosts = loaded.map(|loaded| loaded.settings.hosts).unwrap_or_default();
-    for mux in hosts.iter().filter_map(|host| host.spd_mux.as_ref()) {
-        if let Err(error) = spd_mux::give_to_host(mux) {
-            tracing::error!("the SPD mux {} cannot be given to the host: {error}", mux.line);
-        }
+    let muxes: Vec<_> = hosts.iter().filter_map(|host| host.spd_mux.as_ref()).collect();
+    for (line, error) in spd_mux::give_to_hosts(&muxes, &LinuxLines, Instant::now() + GIVE_BACK) {
+        tracing::error!("the SPD mux {line} cannot be given to the host: {error}");
     }
     let runtime_directory = directory("RUNTIME_DIRECTORY");
     let (mut held, left) = Held::open(runtime_directory.as_deref());
@@ -167,6 +195,7 @@ fn release(bus: &str, level: LevelFilter, loaded: Result<Loaded, Refused>) -> Ex
         }
         Err(error) => tracing::error!("the fan zones are not given back: {error:#}"),
     }
+    log.settle();
     ExitCode::SUCCESS
 }
 
@@ -186,12 +215,7 @@ async fn run(bus: &str, settings: Settings, places: Places) -> anyhow::Result<()
 }
 
 async fn connect(bus: &str) -> anyhow::Result<Connection> {
-    let builder = match bus {
-        "system" => Builder::system(),
-        "session" => Builder::session(),
-        address => Builder::address(address),
-    };
-    match timeout(CONNECT, builder.build()).await {
+    match timeout(CONNECT, socket::connect(bus)).await {
         Ok(Ok(connection)) => Ok(connection),
         Ok(Err(error)) => Err(NoBus { bus: bus.to_owned(), why: error.to_string() }.into()),
         Err(_) => Err(NoBus { bus: bus.to_owned(), why: format!("no answer within {CONNECT:?}") }.into()),

@@ -145,10 +145,85 @@ fn a_file_that_cannot_be_read_is_refused() {
     let directory = said(&daemon(&["--print-config", "--config"], &root().join("tests")));
     assert_eq!(
         directory,
-        "exit 78\nerror: tests: it cannot be read: Is a directory (os error 21); give a file that can be\n"
+        "exit 78\nerror: tests: it cannot be read: it is no regular file; give a file that can be\n"
     );
     let endless = said(&daemon(&["--check-config"], Path::new("/dev/zero")));
-    assert_eq!(endless, "exit 78\nerror: zero: it is longer than 1 MiB; give a configuration\n");
+    assert_eq!(
+        endless,
+        "exit 78\nerror: zero: it cannot be read: it is no regular file; give a file that can be\n"
+    );
+    let scratch = Scratch::new("long");
+    let long = scratch.0.join("long.json");
+    fs::write(&long, vec![b' '; (1 << 20) + 1]).unwrap();
+    let long = said(&daemon(&["--check-config"], &long));
+    assert_eq!(long, "exit 78\nerror: long.json: it is longer than 1 MiB; give a configuration\n");
+}
+
+/// A directory of its own, which goes with it.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let directory = std::env::temp_dir().join(format!("acpi-config-{}-{name}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        Self(directory)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap_or_default();
+    }
+}
+
+/// Nobody ever writes to the pipe: the start must not wait for it. A link to a file is followed.
+#[test]
+fn a_configuration_that_is_no_regular_file_is_refused_at_once_and_a_link_is_followed() {
+    let scratch = Scratch::new("pipe");
+    let pipe = scratch.0.join("pipe.json");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for arguments in [&["--check-config"][..], &["--print-config", "--config"], &["--config"]] {
+        let output = Command::new("timeout")
+            .args(["20", DAEMON, "--bus", "unix:path=/nowhere"])
+            .args(arguments)
+            .arg(&pipe)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let says = said(&output);
+        assert!(says.starts_with("exit 78\n"), "{says}");
+        assert!(says.contains("pipe.json: it cannot be read: it is no regular file"), "{says}");
+    }
+    let link = scratch.0.join("link.json");
+    std::os::unix::fs::symlink(root().join("examples/ast2600-one-socket.json"), &link).unwrap();
+    assert!(said(&daemon(&["--check-config"], &link)).starts_with("exit 0\n"));
+}
+
+/// Each I2C bus may be a thread, and each step of the event loop looks at each file.
+#[test]
+fn more_than_256_buses_or_files_are_refused_and_told_once() {
+    let file = |number: usize| {
+        format!(r#"{{ "name": "T{number}", "group": "s0", "device": "hwmon", "path": "/sys/{number}" }}"#)
+    };
+    let files = |count: usize| {
+        let files: Vec<_> = (0..count).map(file).collect();
+        format!(r#"{{ "sensors": [{}] }}"#, files.join(", "))
+    };
+    let buses = |count: usize| {
+        let buses: Vec<_> = (0..count).map(|number| format!(r#"{{ "bus": {number} }}"#)).collect();
+        format!(r#"{{ "buses": [{}] }}"#, buses.join(", "))
+    };
+    assert_eq!(config::parse(files(256).as_bytes()).unwrap().settings.sensors.len(), 256);
+    assert_eq!(config::parse(buses(256).as_bytes()).unwrap().settings.buses.len(), 256);
+    for (text, at, wrong) in [
+        (files(300), "sensors[256].path", "it is one of more than 256 files"),
+        (buses(300), "buses[256].bus", "it is one of more than 256 buses"),
+    ] {
+        let problems = config::parse(text.as_bytes()).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].to_string().starts_with(&format!("{at}: ")), "{}", problems[0]);
+        assert!(problems[0].to_string().contains(wrong), "{}", problems[0]);
+    }
 }
 
 /// Before anything else: no bus is asked for.

@@ -157,6 +157,7 @@ async fn a_thousand_transitions_without_cross_talk() {
         settings.hosts = IDS.map(Host::new).into();
         settings.buses.push(acpi_stated::config::Bus::new(3, vec![0]));
         for (host, of) in settings.hosts.iter_mut().enumerate() {
+            of.write_boot_progress = true;
             of.fans.zones = vec![zone(host)];
             of.fans.pwm = vec![pwm(host)];
             // Each host's own speed.

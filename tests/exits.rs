@@ -23,6 +23,7 @@ use zbus::{
 };
 
 const DAEMON: &str = env!("CARGO_BIN_EXE_acpi-stated");
+const PATH: &str = "/xyz/openbmc_project/control/host0/acpi_power_state";
 const NAME: &str = "xyz.openbmc_project.Control.Power.ACPIPowerState";
 
 fn daemon(bus: &str) -> Command {
@@ -33,6 +34,21 @@ fn daemon(bus: &str) -> Command {
     command.env_remove("JOURNAL_STREAM").env_remove("NOTIFY_SOCKET").env_remove("ACPI_STATED_LOG");
     command.stdin(Stdio::null());
     command
+}
+
+/// Whether a Set is answered: all of it runs.
+fn answers(bus: &PrivateBus) -> bool {
+    let address = format!("--address={}", bus.address());
+    let value = format!("{NAME}.ACPI.S5_G2");
+    let mut busctl = Command::new("busctl");
+    busctl.args([&address, "set-property", NAME, PATH, NAME, "SysACPIStatus", "s", &value]);
+    busctl.output().expect("busctl").status.success()
+}
+
+/// Whether the name is owned.
+fn owned(bus: &PrivateBus) -> bool {
+    let address = format!("--address={}", bus.address());
+    Command::new("busctl").args([&address, "status", NAME]).output().expect("busctl").status.success()
 }
 
 /// The exit code, and what was said if that was one line.
@@ -61,11 +77,7 @@ fn a_lost_bus_is_69() {
     let child = daemon(bus.address()).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("timeout");
     // It has come so far that it is lost.
     let began = Instant::now();
-    let owned = || {
-        let address = format!("--address={}", bus.address());
-        Command::new("busctl").args([&address, "status", NAME]).output().expect("busctl").status.success()
-    };
-    while !owned() {
+    while !owned(&bus) {
         assert!(began.elapsed() < Duration::from_secs(10), "the daemon does not come up");
         thread::sleep(Duration::from_millis(5));
     }
@@ -109,6 +121,60 @@ fn a_name_that_the_policy_refuses_is_69_and_says_what_is_missing() {
             && said.contains("/etc/dbus-1/system.d"),
         "{said}"
     );
+}
+
+/// With ever more file descriptors until it comes up: whatever it cannot get, it says what, and not that it is broken.
+#[test]
+fn what_the_system_does_not_give_is_said_by_name() {
+    let bus = PrivateBus::start().expect("a private bus");
+    let mut all = Vec::new();
+    for most in 4..64 {
+        let limit = format!("--nofile={most}:{most}");
+        let mut command = Command::new("timeout");
+        command.args([
+            "--kill-after=5",
+            "20",
+            "prlimit",
+            &limit,
+            DAEMON,
+            "--log",
+            "error",
+            "--bus",
+            bus.address(),
+        ]);
+        command
+            .arg("--state-dir")
+            .arg(bus.dir().join("state"))
+            .env_remove("JOURNAL_STREAM")
+            .env_remove("NOTIFY_SOCKET");
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("timeout");
+        let ended = loop {
+            if child.try_wait().expect("its end").is_some() {
+                break true;
+            }
+            if answers(&bus) {
+                break false;
+            }
+            thread::sleep(Duration::from_millis(5));
+        };
+        if !ended {
+            // `timeout` passes it on.
+            let id = rustix::process::Pid::from_raw(child.id().try_into().expect("a pid")).expect("a pid");
+            rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("it is there");
+            drop(child.wait());
+            assert!(
+                all.iter()
+                    .any(|said: &String| said.contains("the event loop has no timer: Too many open files")),
+                "{all:#?}"
+            );
+            return;
+        }
+        let output = child.wait_with_output().expect("its end");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!said.contains("a fault in acpi-stated"), "{most} files: {said}");
+        all.push(said);
+    }
+    panic!("it never comes up: {all:#?}");
 }
 
 /// Too few file descriptors for an event loop: enough for the program's libraries, and no more.

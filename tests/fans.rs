@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The DIMM fans on a real bus, with a fan control that follows contract 4.1 and 4.2: Manual has no dead-man, is lost at a reload and at
+//! The DIMM fans on a real bus, with a fan control that follows openbmc 4.1 and 4.2: Manual has no dead-man, is lost at a reload and at
 //! a restart. It may be absent, come later, answer errors or never; a host is answered in time all the same.
 #![allow(
     missing_docs,
@@ -146,7 +146,7 @@ async fn at_the_deadline_and_at_a_guards_alarm_the_fans_go_up() {
     assert!(!world.rig.diagnoses().await.contains(&"StuckInPost".to_owned()), "it was the alarm");
 }
 
-/// Design 3.1: coming from a working state never below the Target that was found.
+/// Rules 3.1: coming from a working state never below the Target that was found.
 #[tokio::test]
 async fn never_below_what_was_found() {
     let world = World::start(true).await;
@@ -178,9 +178,10 @@ async fn fan_control_that_misbehaves_holds_up_no_host() {
         world.sensors.mind(manners);
         world.mapper.mind(manners);
         for _ in 0..5 {
-            let begin = Instant::now();
+            let watch = world.rig.watch();
             world.rig.set("S2_D2").await;
-            assert!(begin.elapsed() < Duration::from_millis(250), "{manners:?}: {:?}", begin.elapsed());
+            let taken = watch.taken();
+            assert!(taken < Duration::from_millis(250), "{manners:?}: {taken:?}");
             assert!(!world.rig.is_open());
             world.rig.open().await;
         }
@@ -194,9 +195,10 @@ async fn fan_control_that_misbehaves_holds_up_no_host() {
 #[tokio::test]
 async fn a_zone_that_does_not_keep_manual_is_not_driven() {
     let world = World::start(true).await;
-    world.rig.open().await;
+    // Before anything else: on a slow machine the zone is held while the gate is still to open.
     world.control().be_stubborn();
-    world.sensors.take_sets();
+    world.rig.open().await;
+    world.control().take_sets();
     world.rig.set("S2_D2").await;
     world.rig.until("it was tried", async || !world.control().sets().is_empty()).await;
     world.rig.open().await;
@@ -315,7 +317,7 @@ async fn what_a_killed_daemon_held_exec_stop_post_gives_back() {
     drop(program);
     assert_eq!(control.value(&manual()), "true", "Manual has no dead-man");
     let mut release = places.command(&bus);
-    release.arg("--release-fans");
+    release.arg("--release");
     // The doubles answer meanwhile.
     let released = tokio::task::spawn_blocking(move || release.status()).await;
     let released = released.expect("it ends").expect("the program");
@@ -325,7 +327,7 @@ async fn what_a_killed_daemon_held_exec_stop_post_gives_back() {
     // Nothing to do is nothing done, and no bus is needed for it.
     let mut again = places.command(&bus);
     drop(bus);
-    assert!(again.arg("--release-fans").status().expect("the program").success());
+    assert!(again.arg("--release").status().expect("the program").success());
 }
 
 #[tokio::test]
@@ -348,4 +350,33 @@ fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg()))
     })
+}
+
+/// Each of five zones has a service that never answers; the one behind them is given back all the same, and the end is not five times as far.
+#[tokio::test]
+async fn zones_that_nobody_answers_for_are_given_up_all_at_once() {
+    const SILENT: &str = "xyz.openbmc_project.State.FanCtrl.Silent";
+    let bus = PrivateBus::start().expect("a private bus");
+    let zones: Vec<String> =
+        (1..6).map(|zone| format!("/xyz/openbmc_project/settings/fanctrl/a{zone}")).collect();
+    let mut objects: Vec<_> = zones.iter().map(|zone| (zone.as_str(), SILENT)).collect();
+    objects.push((ZONE, CONTROL));
+    let _mapper = Peer::mapper(bus.address(), &objects).await;
+    let silent = Peer::start(bus.address(), &[SILENT], []).await;
+    silent.mind(Manners::Silent);
+    let control = Peer::start(bus.address(), &[CONTROL], [(manual(), Variant::Bool(true))]).await;
+    let places = Places::new(&bus);
+    let list = |zones: &[String]| zones.join("\n") + "\n";
+    fs::write(places.held(), list(&[zones.clone(), vec![ZONE.to_owned()]].concat())).expect("a list");
+
+    let mut release = places.command(&bus);
+    release.arg("--release");
+    let began = Instant::now();
+    let released = tokio::task::spawn_blocking(move || release.status()).await;
+    let took = began.elapsed();
+    assert!(released.expect("it ends").expect("the program").success());
+    assert_eq!(control.value(&manual()), "false");
+    assert_eq!(fs::read_to_string(places.held()).expect("a list"), list(&zones));
+    // One wait of 5 s.
+    assert!(took < PATIENCE, "{took:?}");
 }

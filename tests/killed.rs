@@ -5,7 +5,7 @@
 //! Once with the real program; once with the library in a process of its own (this test, started again) whose clock runs
 //! fast, so that the gate does open, and whose permits are tried all the time.
 //!
-//! `ACPI_SEED` repeats a run's choices, though not its timing.
+//! `ACPI_SEED` repeats a run's choices, though not its timing. With `ACPI_FULL` there are ten times as many (`./dev full`).
 #![allow(
     missing_docs,
     clippy::expect_used,
@@ -301,7 +301,9 @@ impl Host {
     }
 }
 
-async fn kill_and_look(what: What, kills: u32) {
+#[allow(clippy::too_many_lines, reason = "one life after another")]
+async fn kill_and_look(what: What) {
+    let kills = if env::var_os("ACPI_FULL").is_some() { 2000 } else { 200 };
     let mut random = Random::seeded();
     let bus = PrivateBus::start().expect("a private bus");
     fs::create_dir(bus.dir().join("memory")).expect("a directory");
@@ -382,7 +384,7 @@ async fn kill_and_look(what: What, kills: u32) {
 
 #[tokio::test]
 async fn the_program_killed_at_any_moment_comes_back_with_the_truth() {
-    kill_and_look(What::Program, 200).await;
+    kill_and_look(What::Program).await;
 }
 
 #[test]
@@ -391,5 +393,5 @@ fn the_library_with_a_gate_that_opens() {
         return be_the_daemon(&address);
     }
     let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(kill_and_look(What::Fast, 200));
+    runtime.block_on(kill_and_look(What::Fast));
 }

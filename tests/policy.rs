@@ -2,8 +2,7 @@
 //! The D-Bus policy file, as it is shipped: who may own the name, Set and read, on a bus that allows nothing else, and
 //! beside OpenBMC's `dbus-perms`, which allows everything.
 //!
-//! What nobody may is tried by this program as nobody: a test runs a copy of it under that uid, which finds
-//! `ACPI_AS_NOBODY` in its environment and is the caller. The tests need root.
+//! What nobody may is tried by this program as nobody. The tests need root.
 #![allow(
     missing_docs,
     clippy::expect_used,
@@ -11,17 +10,20 @@
     reason = "a test that cannot go on says so and fails"
 )]
 
+#[path = "support/nobody.rs"]
+mod nobody;
 #[path = "support/private_bus.rs"]
 mod private_bus;
 #[path = "support/rig.rs"]
 mod rig;
 
-use std::{env, fs, os::unix::fs::PermissionsExt, pin::Pin, process::Stdio};
+use std::{fs::File, pin::Pin, sync::Arc};
 
 use futures_core::Stream;
+use nobody::{NOBODY, as_nobody};
 use private_bus::PrivateBus;
 use rig::{NAME, PATH, PATIENCE, PROPERTIES, Rig, TRACKER, connect};
-use tokio::{process::Command, time::timeout};
+use tokio::time::timeout;
 use zbus::{Connection, Message, MessageStream, Variant, fdo::RequestNameFlags, message::Type};
 
 const BUS: &str = "org.freedesktop.DBus";
@@ -131,58 +133,22 @@ async fn wrong(client: &Connection, who: May) -> Vec<String> {
     wrong
 }
 
-/// Whether one can own the name once its owner is gone.
-async fn own(client: &Connection) -> String {
-    let request = (NAME, RequestNameFlags::DO_NOT_QUEUE);
+/// Whether one can own a name once its owner is gone.
+async fn own(client: &Connection, name: &str) -> String {
+    let request = (name, RequestNameFlags::DO_NOT_QUEUE);
     outcome(client.call_method(Some(BUS), "/org/freedesktop/DBus", Some(BUS), "RequestName", &request).await)
 }
 
-/// Runs `caller` with a connection of nobody's. `name` is that of the calling test; it runs twice, and `serve`s the outer
-/// time.
-async fn as_nobody<S>(
-    name: &str,
-    before: &str,
-    serve: impl AsyncFnOnce(&str) -> S,
-    caller: impl AsyncFnOnce(Connection),
-) {
-    if env::var("ACPI_AS_NOBODY").is_ok_and(|wanted| wanted == name) {
-        let address = env::var("ACPI_BUS_ADDRESS").expect("the address of the bus");
-        return caller(connect(&address).await).await;
-    }
-    let bus = bus(before);
-    let _served = serve(bus.address()).await;
-    // The directory keeps others out; for once they may come in, and find this program there.
-    fs::set_permissions(bus.dir(), fs::Permissions::from_mode(0o755)).expect("chmod");
-    let copy = bus.dir().join("policy");
-    fs::copy(env::current_exe().expect("the test binary"), &copy).expect("a copy");
-    let output = Command::new("setpriv")
-        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "timeout", "--kill-after=5", "60"])
-        .arg(copy)
-        .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .current_dir("/")
-        .env("ACPI_AS_NOBODY", name)
-        .env("ACPI_BUS_ADDRESS", bus.address())
-        .stdin(Stdio::null())
-        .output()
-        .await
-        .expect("setpriv (util-linux)");
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    // "1 passed": a name that matches no test passes too, with none.
-    if !output.status.success() || !said.contains("1 passed") {
-        let marked = said.trim_end().replace('\n', "\n  | ");
-        panic!("{name}, as nobody: {}\n  | {marked}", output.status);
-    }
-}
-
-async fn may_only_look(client: Connection) {
-    assert_eq!(rustix::process::geteuid().as_raw(), 65534);
+async fn may_only_look(address: String) {
+    let client = connect(&address).await;
+    assert_eq!(rustix::process::geteuid().as_raw(), NOBODY);
     let rule = format!("type='signal',path='{PATH}'");
     let mut heard = MessageStream::from(&client);
     let matched =
         client.call_method(Some(BUS), "/org/freedesktop/DBus", Some(BUS), "AddMatch", &rule.as_str()).await;
     assert_eq!(outcome(matched), "done");
     assert_eq!(wrong(&client, May::All).await, Vec::<String>::new());
-    assert_eq!(own(&client).await, "org.freedesktop.DBus.Error.AccessDenied");
+    assert_eq!(own(&client, NAME).await, "org.freedesktop.DBus.Error.AccessDenied");
     let signal = async {
         while next(&mut heard).await.expect("the bus").expect("a message").message_type() != Type::Signal {}
     };
@@ -191,13 +157,15 @@ async fn may_only_look(client: Connection) {
 
 #[tokio::test]
 async fn nobody_may_only_look() {
-    as_nobody("nobody_may_only_look", SYSTEM, obliging, may_only_look).await;
+    let owner = async |bus: Arc<PrivateBus>| obliging(bus.address()).await;
+    as_nobody("nobody_may_only_look", || bus(SYSTEM), owner, may_only_look).await;
 }
 
 #[tokio::test]
 async fn nobody_may_only_look_beside_dbus_perms() {
     let before = format!("{SYSTEM}{DBUS_PERMS}");
-    as_nobody("nobody_may_only_look_beside_dbus_perms", &before, obliging, may_only_look).await;
+    let owner = async |bus: Arc<PrivateBus>| obliging(bus.address()).await;
+    as_nobody("nobody_may_only_look_beside_dbus_perms", || bus(&before), owner, may_only_look).await;
 }
 
 /// Nor when the name is free: a daemon that is being restarted does not lose it.
@@ -206,12 +174,109 @@ async fn nobody_may_not_own_a_free_name() {
     for before in [SYSTEM, &format!("{SYSTEM}{DBUS_PERMS}")] {
         as_nobody(
             "nobody_may_not_own_a_free_name",
-            before,
+            || bus(before),
             async |_| (),
-            async |client| assert_eq!(own(&client).await, "org.freedesktop.DBus.Error.AccessDenied"),
+            async |address| {
+                let client = connect(&address).await;
+                assert_eq!(own(&client, NAME).await, "org.freedesktop.DBus.Error.AccessDenied");
+            },
         )
         .await;
     }
+}
+
+/// A power control that is not root tells what it does by signals, and a bus holds signals for all back too where the policy denies
+/// sending to one that would get them.
+#[tokio::test]
+async fn the_daemon_hears_signals_of_everyone() {
+    for before in [SYSTEM, &format!("{SYSTEM}{DBUS_PERMS}")] {
+        as_nobody(
+            "the_daemon_hears_signals_of_everyone",
+            || bus(before),
+            async |bus| {
+                let owner = obliging(bus.address()).await;
+                let matched =
+                    owner.call_method(Some(BUS), "/", Some(BUS), "AddMatch", &"path='/nobody'").await;
+                assert_eq!(outcome(matched), "done");
+                let mut heard = MessageStream::from(&owner);
+                let tell = owner.clone();
+                tokio::spawn(async move {
+                    while let Some(Ok(message)) = next(&mut heard).await {
+                        if message.header().path().is_some_and(|path| path.as_str() == "/nobody") {
+                            let signal = Message::signal("/heard", NAME, "Heard").build(&());
+                            tell.send(&signal.expect("a signal")).await.expect("sent");
+                        }
+                    }
+                });
+                owner
+            },
+            async |address| {
+                let client = connect(&address).await;
+                let matched =
+                    client.call_method(Some(BUS), "/", Some(BUS), "AddMatch", &"path='/heard'").await;
+                assert_eq!(outcome(matched), "done");
+                let mut heard = MessageStream::from(&client);
+                client.emit_signal(None::<&str>, "/nobody", NAME, "Off", &()).await.expect("sent");
+                let answer = async {
+                    let at = |message: Message| message.header().path().map(|path| path.as_str() == "/heard");
+                    while at(next(&mut heard).await.expect("the bus").expect("a message")) != Some(true) {}
+                };
+                timeout(PATIENCE, answer).await.expect("the signal is heard");
+            },
+        )
+        .await;
+    }
+}
+
+/// With the shipped file nobody's descriptors are turned away by the bus, even from one that would take them.
+#[tokio::test]
+async fn nobody_may_give_no_file_descriptors() {
+    let owner = async |bus: Arc<PrivateBus>| obliging(bus.address()).await;
+    as_nobody(
+        "nobody_may_give_no_file_descriptors",
+        || bus(SYSTEM),
+        owner,
+        async |address| {
+            let client = connect(&address).await;
+            let file = File::open("/dev/null").expect("/dev/null");
+            let peer = Some("org.freedesktop.DBus.Peer");
+            let descriptor = zbus::Fd::from(&file);
+            let got = client.call_method(Some(NAME), PATH, peer, "Ping", &descriptor).await;
+            assert_eq!(outcome(got), "org.freedesktop.DBus.Error.AccessDenied");
+            assert_eq!(outcome(client.call_method(Some(NAME), PATH, peer, "Ping", &()).await), "done");
+        },
+    )
+    .await;
+}
+
+/// `examples/only-root-is-believed.conf`, beside dbus-perms.
+#[tokio::test]
+async fn with_the_example_nobody_owns_what_tells_of_a_host() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/only-root-is-believed.conf");
+    let bus = || {
+        PrivateBus::with_policy(&format!("{SYSTEM}{DBUS_PERMS}\n  <include>{example}</include>"))
+            .expect("a private bus")
+    };
+    let names = ["xyz.openbmc_project.State.OperatingSystem0", "xyz.openbmc_project.State.Boot.PostCode0"];
+    as_nobody(
+        "with_the_example_nobody_owns_what_tells_of_a_host",
+        bus,
+        async |bus| {
+            let client = connect(bus.address()).await;
+            for name in names {
+                assert_eq!(own(&client, name).await, "done", "root may");
+                client.release_name(name).await.expect("it is free again");
+            }
+        },
+        async |address| {
+            let client = connect(&address).await;
+            for name in names {
+                assert_eq!(own(&client, name).await, "org.freedesktop.DBus.Error.AccessDenied");
+            }
+            assert_eq!(own(&client, "com.example.Mine").await, "done");
+        },
+    )
+    .await;
 }
 
 /// Without the file the bus would refuse root too.
@@ -226,7 +291,7 @@ async fn root_may_all() {
     let strict = PrivateBus::with_policy(SYSTEM).expect("a private bus");
     let client = connect(strict.address()).await;
     assert_eq!(
-        own(&client).await,
+        own(&client, NAME).await,
         "org.freedesktop.DBus.Error.AccessDenied",
         "the bus of this test is strict"
     );

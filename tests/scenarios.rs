@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Plays `tests/scenarios/*.trace` against the machine, and keeps `docs/scenarios.md` in step with them.
 //!
-//! The expected values are written by hand from design 3.1 and 3.2 and `docs/decisions/0002`, never
+//! The expected values are written by hand from rules 3.1 and 3.2 and `docs/decisions/0002`, never
 //! recorded from the code. How to read and write a trace is said in `tests/scenarios/README.md`.
-//! `UPDATE_DOCS=1 cargo test --test scenarios` writes the document; without it an outdated one fails.
+//! `UPDATE_DOCS=1 cargo test --test scenarios` writes the document, an index; without it an outdated one fails.
 
 #![allow(
     clippy::unwrap_used,
@@ -17,11 +17,13 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path, time::Duration
 
 use acpi_stated::logic::{
     acpi::AcpiState,
-    diagnosis::CpuPower,
-    evidence::{Chassis, Host, Os},
-    history::Entry,
-    machine::{Effect, Event, Machine, SetId, Target, UnitOrder},
-    policy::{BootStage, Diagnosis, FanLevel, Fans, SensorMode},
+    diagnosis::{CpuPower, Diagnosis},
+    effect::{BootStage, Effect, Target, UnitOrder},
+    event::{Event, SetId},
+    evidence::{Chassis, Found, Host, Os},
+    history::Transition,
+    machine::Machine,
+    policy::{self, FanLevel, Fans, SensorMode},
     time::Time,
 };
 
@@ -31,6 +33,7 @@ mod trace;
 use trace::{Scenario, all};
 
 /// What a row's event tells the machine; `busy` tells it nothing.
+#[allow(clippy::too_many_lines, reason = "one event after another")]
 fn event(text: &str, id: SetId, machine: &Machine) -> Option<Event> {
     let member = |kind: &str, value: &str| format!("xyz.openbmc_project.State.{kind}.{value}");
     let words: Vec<_> = text.split(' ').collect();
@@ -48,6 +51,20 @@ fn event(text: &str, id: SetId, machine: &Machine) -> Option<Event> {
             Event::Host(read)
         }
         ["os", value] => Event::Os(Os::from_dbus(&member("OperatingSystem.Status.OSStatus", value))),
+        ["found", "chassis", value] => {
+            let read = Chassis::from_dbus(&member("Chassis.PowerState", value));
+            Event::Found(Found::Chassis(read.expect("a value of the interface")))
+        }
+        ["found", "host", value] => {
+            let read = Host::from_dbus(&member("Host.HostState", value));
+            Event::Found(Found::Host(read.expect("a value of the interface")))
+        }
+        ["found", "os", value] => {
+            let read = Os::from_dbus(&member("OperatingSystem.Status.OSStatus", value));
+            Event::Found(Found::Os(read.expect("a value of the interface")))
+        }
+        ["strangers", there] => Event::Strangers(there.parse().expect("true or false")),
+        ["bus-silent", there] => Event::BusSilent(there.parse().expect("true or false")),
         ["gone", "chassis"] => Event::Chassis(None),
         ["gone", "host"] => Event::Host(None),
         ["gone", "os"] => Event::Os(None),
@@ -101,7 +118,7 @@ struct Bench {
     last_id: u32,
     boots: u32,
     in_boot: bool,
-    repeats: Option<Entry>,
+    repeats: Option<Transition>,
     /// Changes of the state that were not told yet.
     untold: usize,
     diagnoses: Vec<Diagnosis>,
@@ -163,7 +180,8 @@ impl Bench {
         // Every change of the state is a transition, told at the end of the drain, and nothing else is one but
         // rule 5 in S2.
         self.untold += usize::from(self.machine.state() != state_before);
-        let (again, changes): (Vec<Entry>, Vec<Entry>) = transitions.iter().partition(|t| t.from == t.to);
+        let (again, changes): (Vec<Transition>, Vec<Transition>) =
+            transitions.iter().partition(|t| t.from == t.to);
         self.untold = self.untold.checked_sub(changes.len()).expect("a transition is a change");
         if !again.is_empty() {
             seen.also.insert(4, "again".into());
@@ -177,7 +195,7 @@ impl Bench {
         self.print(&seen)
     }
 
-    fn step(&mut self, at: Time, event: Event, seen: &mut Seen, transitions: &mut Vec<Entry>) {
+    fn step(&mut self, at: Time, event: Event, seen: &mut Seen, transitions: &mut Vec<Transition>) {
         let draining = self.machine.is_draining();
         for effect in self.machine.step(at, event) {
             match effect {
@@ -237,7 +255,7 @@ impl Bench {
             seen.also.insert(7, "boot ends".into());
         }
         (self.boots, self.in_boot) = (history.boots(), history.in_boot());
-        let diagnoses = self.machine.diagnoses();
+        let diagnoses = policy::diagnoses(&self.machine);
         let news = |before: &[Diagnosis], after: &[Diagnosis]| {
             let new = after.iter().filter(|d| !before.contains(d)).map(|d| d.name());
             new.collect::<Vec<_>>().join(" ")
@@ -270,9 +288,9 @@ impl Bench {
             state,
             machine.cause().name().to_owned(),
             gate,
-            mode(machine.dimm_sensors()).into(),
-            mode(machine.thermal_sensors()).into(),
-            fans(machine.fans()),
+            mode(policy::dimm_sensors(machine)).into(),
+            mode(policy::thermal_sensors(machine)).into(),
+            fans(policy::fans(machine)),
             or_dot(seen.units.join(", ")),
             or_dot(seen.progress.join(", ")),
             or_dot(seen.handover.iter().chain(seen.also.values()).cloned().collect::<Vec<_>>().join(", ")),
@@ -388,31 +406,61 @@ fn every_scenario_goes_as_written() {
     assert!(faults.is_empty(), "\n{faults}");
 }
 
-#[test]
-fn the_document_shows_every_scenario() {
+// ---- The index -------------------------------------------------------------------------------------
+
+/// The questions of docs/scenarios.md, and how the names of the traces begin that answer each.
+const QUESTIONS: [(&str, &[&str]); 19] = [
+    ("What happens when the host is switched on?", &["01-"]),
+    ("What happens when the host shuts down, or is switched off?", &["02-", "03-", "04-"]),
+    ("What happens at a power cycle or a reboot?", &["05-", "06-", "11-"]),
+    ("What happens at a reset, with power on?", &["07-", "08-", "09-"]),
+    ("What happens when power is lost?", &["10-", "12-"]),
+    ("What happens when the host sleeps?", &["22-sleep-"]),
+    ("What happens when the BMC reboots, and the host does not?", &["13-"]),
+    ("What does the daemon take for the state when it starts? (rule 6)", &["25-"]),
+    ("What does a report change? (rules 1 and 2)", &["20-", "21-"]),
+    ("What does it change that power goes or comes? (rules 3 and 8)", &["22-rule-", "27-"]),
+    ("When is the host off, or was it reset, while there is power? (rules 4 and 5)", &["23-", "24-"]),
+    ("What does POST complete change? (rule 7)", &["26-"]),
+    ("What if a power service is missing? (rule 9)", &["28-", "31-"]),
+    ("What of a board whose chassis is always On?", &["30-"]),
+    ("When is a Set answered? (the barrier, the mux)", &["40-", "49-"]),
+    ("Who is believed, and what if nothing is heard?", &["41-lapsed", "50-", "51-", "52-"]),
+    ("What do the fans of the DIMM zones do?", &["42-"]),
+    ("Who writes the boot progress?", &["43-"]),
+    (
+        "What is found to be wrong? (diagnoses)",
+        &["41-not-working", "41-stuck-in-post", "44-", "45-", "46-", "47-", "48-"],
+    ),
+];
+
+fn index(scenarios: &[(String, Scenario)]) -> String {
     let mut document = String::from(
         "# Scenarios\n\n\
-         Generated from `tests/scenarios/*.trace` by `UPDATE_DOCS=1 cargo test --test scenarios`; do not edit.\n\
-         Each is a test. `tests/scenarios/README.md` says how to read the columns.\n\n",
+         What acpi-stated does when this or that happens to a host: each line leads to a trace, row by row, which is a test.\n\
+         [How to read a trace](../tests/scenarios/README.md).\n\n\
+         Generated by `UPDATE_DOCS=1 cargo test --test scenarios`; do not edit.\n",
     );
-    let scenarios = all();
-    for (name, scenario) in &scenarios {
-        let anchor: String = scenario
-            .title
-            .to_lowercase()
-            .chars()
-            .filter_map(|c| match c {
-                ' ' => Some('-'),
-                c if c.is_alphanumeric() || c == '-' || c == '_' => Some(c),
-                _ => None,
-            })
-            .collect();
-        writeln!(document, "- [{}](#{anchor}) (`{name}`)", scenario.title).unwrap();
+    let mut left: Vec<_> = scenarios.iter().collect();
+    for (question, beginnings) in QUESTIONS {
+        let answers = |name: &str| beginnings.iter().any(|beginning| name.starts_with(beginning));
+        let (here, others) = left.into_iter().partition::<Vec<_>, _>(|(name, _)| answers(name));
+        left = others;
+        assert!(!here.is_empty(), "no trace answers: {question}");
+        write!(document, "\n## {question}\n\n").unwrap();
+        for (file, scenario) in here {
+            let name = file.trim_end_matches(".trace");
+            writeln!(document, "- [{}](../tests/scenarios/{file}) (`{name}`)", scenario.title).unwrap();
+        }
     }
-    for (_, scenario) in &scenarios {
-        let (title, text) = (&scenario.title, scenario.explanation.trim());
-        write!(document, "\n## {title}\n\n{text}\n\n```\n{}\n```\n", scenario.table.trim()).unwrap();
-    }
+    let left: Vec<_> = left.iter().map(|(name, _)| name).collect();
+    assert!(left.is_empty(), "no question in QUESTIONS has these: {left:?}");
+    document
+}
+
+#[test]
+fn the_document_leads_to_every_scenario() {
+    let document = index(&all());
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/scenarios.md");
     if std::env::var_os("UPDATE_DOCS").is_some() {
         fs::write(&path, &document).unwrap();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Plays `tests/scenarios/*.trace` once more: the real daemon on a real bus, among services that do and say what the trace has
-//! happen. What design 3.1 says is then seen as those services see it: who may transfer, which unit was started, what was
+//! happen. What rules 3.1 says is then seen as those services see it: who may transfer, which unit was started, what was
 //! written as boot progress, what fan control was told.
 //!
 //! The clock stands still and is moved from one instant that matters to the next, so nothing depends on how busy this
@@ -14,6 +14,8 @@
     reason = "a test says what is wrong by failing"
 )]
 
+#[path = "support/hand.rs"]
+mod hand;
 #[path = "support/keys.rs"]
 mod keys;
 #[path = "support/peer.rs"]
@@ -35,15 +37,15 @@ use std::{
 };
 
 use acpi_stated::{
-    adapters::spd_mux::{Line, Lines},
     config::{Bus, Group, Sensor, Settings, Source},
     logic::{machine::Stored, time::Time},
+    shell::ports::{GpioLine, GpioLines},
     shell::{
-        clock::{Clock, Hand},
         permits::{BusPermits, Need, Permit},
         store::Places,
     },
 };
+use hand::Hand;
 use keys::{CPU, GUARD, HOST, PWM, RAW, ZONE, alarm, code, manual, progress, stage, target, watts};
 use peer::{Key, MAPPER, Peer, key};
 use private_bus::PrivateBus;
@@ -53,7 +55,7 @@ use trace::{Row, Scenario, all};
 use zbus::Variant;
 
 /// What no service on the bus can bring about, and where it is tested instead.
-const ELSEWHERE: [(&str, &str); 8] = [
+const ELSEWHERE: [(&str, &str); 11] = [
     (
         "21-rule-2-equal-to-inferred.trace",
         "a transfer that a closed gate lets nobody begin: tests/scenarios.rs",
@@ -64,6 +66,9 @@ const ELSEWHERE: [(&str, &str); 8] = [
     ("47-missing-dimm-learned.trace", "counts of sensors: tests/inventory.rs"),
     ("47-missing-dimm-required.trace", "counts of sensors: tests/inventory.rs"),
     ("48-told.trace", "a bus that is stuck, a file, a configuration: tests/thermal.rs, tests/inventory.rs"),
+    ("50-found.trace", "a value that is not signalled: tests/trust.rs"),
+    ("51-strangers.trace", "somebody else's uid: tests/trust.rs"),
+    ("52-bus-silent.trace", "a bus that stands still: tests/frozen.rs"),
     ("49-handover-cap.trace", "a mux that is overtaken on its way: tests/scenarios.rs, sim/tests/spd_mux.rs"),
 ];
 
@@ -132,13 +137,13 @@ impl Mux {
     }
 }
 
-impl Lines for Mux {
-    fn line(&self, _name: &str) -> Box<dyn Line> {
+impl GpioLines for Mux {
+    fn line(&self, _name: &str) -> Box<dyn GpioLine> {
         Box::new(self.clone())
     }
 }
 
-impl Line for Mux {
+impl GpioLine for Mux {
     fn drive(&mut self, high: bool) -> io::Result<()> {
         let mut state = self.state();
         state.ordered.push(if high { "mux to host" } else { "mux to bmc" });
@@ -179,7 +184,8 @@ fn configure(settings: &mut Settings, scenario: &Scenario, files: &Path) {
     let poll = known.map_or(Duration::from_secs(3600), |row| row.at.since(Time::ZERO));
     let sensor = |(name, group): (&str, Group)| Sensor {
         poll,
-        ..Sensor::new(name.to_owned(), 0, group, Source::File(files.join(name)))
+        // Each of a device of its own, and so with a thread of its own.
+        ..Sensor::new(name.to_owned(), 0, group, Source::File(files.join(name).join("temp")))
     };
     settings.sensors = sensors.into_iter().map(sensor).collect();
     settings.hosts = vec![host];
@@ -209,11 +215,17 @@ type Columns = BTreeMap<&'static str, String>;
 impl World {
     async fn start(scenario: &Scenario) -> Self {
         let bus = PrivateBus::start().expect("a private bus");
-        let (state, files) = (bus.dir().join("state"), bus.dir().to_owned());
-        if let Some(stored) = scenario.stored {
-            remember(&state, stored);
+        let [state, memory] = ["state", "memory"].map(|name| bus.dir().join(name));
+        let files = bus.dir().to_owned();
+        for directory in [&memory, &files.join("CPU"), &files.join("DIMM")] {
+            fs::create_dir(directory).unwrap();
         }
-        fs::write(files.join("CPU"), "41500\n").unwrap();
+        if let Some(stored) = scenario.stored {
+            for directory in [&state, &memory] {
+                remember(directory, stored);
+            }
+        }
+        fs::write(files.join("CPU/temp"), "41500\n").unwrap();
         let values = [
             (manual(), Variant::Bool(false)),
             (target(), Variant::U64(AUTOMATIC)),
@@ -225,8 +237,8 @@ impl World {
         let peer = Peer::start(bus.address(), &[SERVICE, SYSTEMD], values).await;
         peer.knows(&[ZONE, PWM, GUARD, CPU, HOST, RAW].map(|path| (path, SERVICE)));
         peer.own(MAPPER).await;
-        let (clock, hand) = Clock::by_hand();
-        let places = Places::new(state).in_boot(BOOT);
+        let (clock, hand) = Hand::with_clock();
+        let places = Places::new(state).and_in_memory(Some(memory)).in_boot(BOOT);
         let mux = Mux::default();
         let gpio = Arc::new(mux.clone());
         let change = |settings: &mut Settings| configure(settings, scenario, &files);
@@ -306,9 +318,9 @@ impl World {
             ["sign-of-life"] => self.peer.change(code(), Variant::U64(0xb0)).await,
             ["cpu", value] => self.peer.change(watts(), Variant::F64(value.parse().unwrap())).await,
             ["rival", there] => {
-                let who = if there == "appears" { "xyz.openbmc_project.Settings" } else { NAME };
-                self.peer.knows(&[(PATH, who)]);
-                self.peer.announce(PATH).await;
+                let rival = (there == "appears").then_some("xyz.openbmc_project.Settings");
+                self.peer.lists([NAME].into_iter().chain(rival).map(|service| (PATH, service, NAME)));
+                self.peer.introspected("xyz.openbmc_project.Settings").await;
             }
             ["quiesced"] => self.peer.job_removed().await,
             ["mux-at-host" | "mux-at-bmc"] => self.mux.arrive(),
@@ -349,6 +361,7 @@ impl World {
     }
 
     /// Plays a row; what it should look like, and what it looks like.
+    #[allow(clippy::too_many_lines, reason = "one column after another")]
     async fn play(&mut self, row: &Row) -> (Columns, Columns) {
         self.happen(&row.event).await;
         if !self.busy {
@@ -516,7 +529,7 @@ async fn play(scenario: &Scenario) -> Vec<String> {
     let mut world = World::start(scenario).await;
     let mut faults = Vec::new();
     for row in &scenario.rows {
-        let dimm = world.rig.bus.dir().join("DIMM");
+        let dimm = world.rig.bus.dir().join("DIMM/temp");
         if row.event == "dimms-known" {
             // It answers from this very instant on.
             world.pass(Time::from_micros(row.at.as_micros() - 1)).await;

@@ -58,6 +58,11 @@ struct World {
 impl World {
     /// Chassis is Off, and the CPU draws nothing.
     async fn start(speed: u32) -> Self {
+        Self::with(speed, true).await
+    }
+
+    /// The same; whether boot progress is written.
+    async fn with(speed: u32, writes: bool) -> Self {
         let bus = PrivateBus::start().expect("a private bus");
         let address = bus.address().to_owned();
         let objects = [(HOST, OWNER), (RAW, CODES), (CPU, SENSORS)];
@@ -77,7 +82,10 @@ impl World {
             key("/org/freedesktop/systemd1/job/1", "xyz.openbmc_project.Logging.Entry", "Resolved");
         let loggers = Peer::start(&address, &[LOGGING, SEL], [(resolved, Variant::Bool(false))]).await;
         let rig = Rig::on(bus, speed, |settings: &mut Settings| {
-            settings.hosts.iter_mut().for_each(|host| host.cpu_power_sensor = Some(CPU.to_owned()));
+            for host in &mut settings.hosts {
+                host.cpu_power_sensor = Some(CPU.to_owned());
+                host.write_boot_progress = writes;
+            }
             settings.events = Events { redfish: false, sel: true, logging: true };
         })
         .await;
@@ -129,6 +137,57 @@ async fn nothing_is_written_over_what_firmware_wrote_until_the_next_boot() {
     world.progress_is("PrimaryProcInit").await;
 }
 
+/// phosphor-state-manager keeps the stage, and after a reboot of the BMC `host_reset_recovery` takes any but `Unspecified` for a boot that
+/// went wrong and quiesces the host: on a host whose firmware writes none, ours would be the only one. Nobody asked for it, so there
+/// is none at any time.
+#[tokio::test]
+async fn without_the_key_nothing_is_written() {
+    let world = World::with(1000, false).await;
+    for _ in 0..2 {
+        world.power("On").await;
+        world.rig.set("S2_D2").await;
+        world.rig.set("S0_G0_D0").await;
+        world.rig.until("the gate is open", async || world.rig.is_open()).await;
+        world.rig.set("S5_G2").await;
+        world.power("Off").await;
+        world
+            .rig
+            .until("the gate knows", async || world.rig.reasons().await.contains(&"ChassisOff".to_owned()))
+            .await;
+    }
+    assert_eq!(world.host.sets(), Vec::<String>::new());
+    // What others write is a sign of life all the same.
+    world.sensors.change(watts(), Variant::from(65.0)).await;
+    world.power("On").await;
+    world.rig.diagnosed("FirmwareSilent", true).await;
+    world.host.change(progress(), stage("MemoryInit")).await;
+    world.rig.diagnosed("FirmwareSilent", false).await;
+    assert_eq!(world.host.sets(), Vec::<String>::new());
+}
+
+/// With the key, nothing of ours outlives the daemon, which may end with the BMC; but what firmware wrote does.
+#[tokio::test]
+async fn a_stage_of_ours_does_not_outlive_the_daemon() {
+    for (others, left) in [(None, "Unspecified"), (Some("OSRunning"), "OSRunning")] {
+        let mut world = World::start(1000).await;
+        world.power("On").await;
+        world.rig.set("S0_G0_D0").await;
+        world.progress_is("OSStart").await;
+        if let Some(others) = others {
+            // Heard of it: it is the first sign of life in this boot.
+            world.power("Off").await;
+            world.progress_is("Unspecified").await;
+            world.power("On").await;
+            world.rig.diagnosed("FirmwareSilent", true).await;
+            world.host.change(progress(), stage(others)).await;
+            world.rig.diagnosed("FirmwareSilent", false).await;
+        }
+        world.rig.ask_to_stop();
+        world.rig.until("it has ended", async || world.rig.has_ended()).await;
+        world.progress_is(left).await;
+    }
+}
+
 /// A second owner of anything at `state/host0` breaks scripts.
 #[tokio::test]
 async fn nothing_of_ours_is_at_the_hosts_path() {
@@ -155,9 +214,10 @@ async fn peers_that_misbehave_hold_up_no_host() {
             peer.mind(manners);
         }
         for _ in 0..5 {
-            let begin = Instant::now();
+            let watch = world.rig.watch();
             world.rig.set("S2_D2").await;
-            assert!(begin.elapsed() < Duration::from_millis(250), "{manners:?}: {:?}", begin.elapsed());
+            let taken = watch.taken();
+            assert!(taken < Duration::from_millis(250), "{manners:?}: {taken:?}");
             assert!(!world.rig.is_open());
             world.rig.open().await;
         }

@@ -20,8 +20,8 @@ use std::{
     fs,
     io::Read,
     mem::MaybeUninit,
-    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
-    path::PathBuf,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
@@ -85,6 +85,10 @@ impl Bmc {
         }
     }
 
+    fn memory_dir(&self) -> &Path {
+        self.memory.as_deref().expect("with memory")
+    }
+
     fn state_dir(&self) -> PathBuf {
         self.bus.dir().join("var/state")
     }
@@ -144,7 +148,7 @@ impl Rig {
 
 #[tokio::test]
 async fn a_working_state_of_this_boot_stays_and_the_gate_opens_after_settle() {
-    let bmc = Bmc::new().at(SLOW);
+    let bmc = Bmc::new().at(SLOW).with_memory();
     for state in ["S0_G0_D0", "LEGACY_ON"] {
         bmc.lived(state).await;
         let _power = bmc.power("On", "Running", "").await;
@@ -171,9 +175,94 @@ async fn a_working_state_of_another_boot_stays_but_the_gate_waits_for_a_report()
     life.open().await;
 }
 
+/// What was answered last may not be on storage, so its word that nothing has happened since is not enough.
+#[tokio::test]
+async fn without_memory_no_working_state_is_one_of_this_boot() {
+    let bmc = Bmc::new();
+    bmc.lived("S0_G0_D0").await;
+    let _power = bmc.power("On", "Running", "").await;
+    let life = bmc.life().await;
+    assert_eq!(life.decided().await, ["S0_G0_D0", "Restored"]);
+    life.stays_closed().await;
+    assert_eq!(life.reasons().await, ["Settling"]);
+    life.open().await;
+}
+
+/// A record there that could not be replaced may be older than what was answered last.
+#[tokio::test]
+async fn memory_that_takes_nothing_has_no_working_state_of_this_boot() {
+    let bmc = Bmc::new().with_memory();
+    bmc.lived("S0_G0_D0").await;
+    let probe = bmc.memory_dir().join("probe");
+    fs::create_dir(&probe).expect("a directory in the way of every file");
+    let power = bmc.power("On", "Running", "").await;
+    let life = bmc.life().await;
+    assert_eq!(life.decided().await, ["S0_G0_D0", "Restored"]);
+    life.stays_closed().await;
+    life.end().await;
+    power.leave().await;
+
+    // Nor has one whose record is lost.
+    fs::remove_dir(&probe).expect("it is there");
+    bmc.lived("S0_G0_D0").await;
+    fs::remove_file(bmc.memory_dir().join("host0")).expect("a record");
+    let _power = bmc.power("On", "Running", "").await;
+    let life = bmc.life().await;
+    assert_eq!(life.decided().await, ["S0_G0_D0", "Restored"]);
+    life.stays_closed().await;
+}
+
+/// Memory could be neither written nor removed, and storage could be written.
+#[tokio::test]
+async fn what_is_newer_on_storage_is_believed_and_not_what_memory_says() {
+    let bmc = Bmc::new().with_memory();
+    bmc.lived("S0_G0_D0").await;
+    let record = bmc.memory_dir().join("host0");
+    let stale = fs::read(&record).expect("a record");
+    bmc.lived("S2_D2").await;
+    fs::write(&record, &stale).expect("written");
+    let _power = bmc.power("On", "Running", "").await;
+    let life = bmc.life().await;
+    assert_eq!(life.decided().await, ["S2_D2", "Restored"]);
+    life.stays_closed().await;
+}
+
+/// A directory that is no tmpfs, or is on one that outlives the boot (kexec).
+#[tokio::test]
+async fn memory_that_outlives_the_boot_has_no_working_state_of_this_boot() {
+    let mut bmc = Bmc::new().with_memory();
+    bmc.lived("S0_G0_D0").await;
+    bmc.boot = "second";
+    let _power = bmc.power("On", "Running", "").await;
+    let life = bmc.life().await;
+    assert_eq!(life.decided().await, ["S0_G0_D0", "Restored"]);
+    life.stays_closed().await;
+}
+
+/// The daemon is updated in one boot of the BMC: what the older one wrote is worth what it was.
+#[tokio::test]
+async fn what_an_older_version_wrote_is_believed() {
+    let boot = "01234567-89ab-cdef-0123-456789abcdef";
+    let older = "acpi-stated-1 S0_G0_D0 clear 01234567-89ab-cdef-0123-456789abcdef 2f1ce51a\n";
+    let bmc = Bmc { boot, ..Bmc::new().with_memory() };
+    fs::create_dir_all(bmc.state_dir()).expect("a directory");
+    for file in [bmc.file(), bmc.memory_dir().join("host0")] {
+        fs::write(file, older).expect("written");
+    }
+    let _power = bmc.power("On", "Running", "").await;
+    let began = Instant::now();
+    let life = bmc.life().await;
+    assert_eq!(life.decided().await, ["S0_G0_D0", "Restored"]);
+    life.until_open().await;
+    assert!(began.elapsed() < Duration::from_millis(1800), "{:?}", began.elapsed());
+    life.end().await;
+    let now = fs::read_to_string(bmc.memory_dir().join("host0")).expect("a record");
+    assert!(now.starts_with("acpi-stated-3 0 S0_G0_D0 clear 01234567"), "{now}");
+}
+
 #[tokio::test]
 async fn a_working_state_of_another_boot_is_believed_after_restore_settle() {
-    let mut bmc = Bmc::new();
+    let mut bmc = Bmc::new().with_memory();
     bmc.lived("S0_G0_D0").await;
     bmc.reboot();
     let _power = bmc.power("On", "Running", "").await;
@@ -341,7 +430,7 @@ async fn an_off_state_of_a_host_that_runs_is_not_believed() {
 
 #[tokio::test]
 async fn without_a_power_service_it_is_decided_after_120_seconds() {
-    let bmc = Bmc::new();
+    let bmc = Bmc::new().with_memory();
     bmc.lived("S0_G0_D0").await;
     let began = Instant::now();
     let life = bmc.life().await;
@@ -515,34 +604,58 @@ async fn storage_that_is_read_only_or_full_is_one_log_line() {
     }
 }
 
-/// A new file is a pipe that nobody reads: to open it for writing takes for ever, as flash may.
+/// Every fsync takes a minute: strace holds the thread there.
 #[tokio::test]
 async fn storage_that_blocks_holds_up_nobody() {
     let bmc = Bmc::new().with_memory();
     bmc.lived("S0_G0_D0").await;
-    let pipe = bmc.file().with_extension("new");
-    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
     let power = bmc.power("On", "Running", "").await;
-    let mut life = bmc.life().await;
-    life.until_open().await;
+    let [log, said] = ["strace", "said"].map(|name| bmc.bus.dir().join(name));
+    let mut strace = Command::new("strace")
+        .args(["-f", "-qq", "--seccomp-bpf", "-e", "trace=fsync", "-e", "inject=fsync:delay_enter=60000000"])
+        .arg("-o")
+        .arg(&log)
+        .args([env!("CARGO_BIN_EXE_acpi-stated"), "--bus", bmc.bus.address()])
+        .env("STATE_DIRECTORY", bmc.state_dir())
+        .env("RUNTIME_DIRECTORY", bmc.memory_dir())
+        .stdin(Stdio::null())
+        .stderr(fs::File::create(&said).expect("a file"))
+        .spawn()
+        .expect("strace (Debian: strace)");
+    let until = async |what: &str, condition: &dyn Fn() -> bool| {
+        let began = Instant::now();
+        while !condition() {
+            assert!(began.elapsed() < PATIENCE * 3, "waited in vain until {what}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        began.elapsed()
+    };
+    let holds = |path: &Path, text: &str| fs::read_to_string(path).unwrap_or_default().contains(text);
+    let client = connect(bmc.bus.address()).await;
+    let began = Instant::now();
+    while client.call_method(Some(NAME), PATH, Some(PROPERTIES), "GetAll", &"").await.is_err() {
+        assert!(began.elapsed() < PATIENCE, "the program does not come up");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     for state in ["S2_D2", "S0_G0_D0", "S5_G2", "S2_D2"] {
         let began = Instant::now();
-        life.set(state).await;
-        assert!(began.elapsed() < Duration::from_millis(250), "{state} took {:?}", began.elapsed());
+        rig::set(&client, state).await;
+        assert!(began.elapsed() < Duration::from_secs(5), "{state} took {:?}", began.elapsed());
     }
-    let began = Instant::now();
-    life.ask_to_stop();
-    life.until("it ends", async || life.has_ended()).await;
-    let took = began.elapsed();
-    assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(4), "{took:?}");
-    life.end().await;
+    until("it writes to storage", &|| holds(&log, "fsync(")).await;
+    let children = format!("/proc/{0}/task/{0}/children", strace.id());
+    let daemon: i32 = fs::read_to_string(children).expect("proc").trim().parse().expect("one child");
+    let daemon = rustix::process::Pid::from_raw(daemon).expect("a pid");
+    rustix::process::kill_process(daemon, rustix::process::Signal::TERM).expect("it runs");
+    let took = until("it gives up", &|| holds(&said, "storage does not come round")).await;
+    assert!(took >= Duration::from_millis(1900), "{took:?}");
     assert!(fs::read_to_string(bmc.file()).expect("the old one").contains("S0_G0_D0"));
+    // And with it the program, which cannot end before its thread can.
+    strace.kill().expect("it runs");
+    strace.wait().expect("it ends");
+    until("it is gone", &|| rustix::process::test_kill_process(daemon).is_err()).await;
     // What it could not store it has in memory.
-    let again = bmc.life().await;
-    assert_eq!(again.decided().await, ["S2_D2", "Restored"]);
-    // Lets the threads that still wait go, each as it opens the pipe.
-    let _reader = fs::OpenOptions::new().read(true).custom_flags(0o4000).open(&pipe);
-    again.end().await;
+    assert_eq!(bmc.life().await.decided().await, ["S2_D2", "Restored"]);
     power.leave().await;
 }
 
@@ -610,7 +723,7 @@ async fn a_boot_writes_four_short_files_and_what_is_the_same_none() {
     let files = renames.files();
     // The host's Off before the chassis' may be written too: a suspicion.
     assert!((3..=4).contains(&files), "{files} files");
-    assert!(longest <= 80, "{longest} bytes");
+    assert!(longest <= 82, "{longest} bytes");
 
     for _ in 0..100 {
         life.set("S5_G2").await;
@@ -625,7 +738,35 @@ async fn a_boot_writes_four_short_files_and_what_is_the_same_none() {
     assert_eq!(renames.counted(), BTreeMap::new());
 }
 
-/// With a place in memory, storage is written once a second at most: a host that reports without end wears out no flash.
+/// What a boot reports is on storage as soon as storage can, also where the report before it was written just now: a hard reset
+/// of the BMC soon after the answer finds it. (How soon is the disk's and the machine's affair, so of several tries the best
+/// counts; a pause between the writes would be in each.)
+#[tokio::test]
+async fn a_report_right_after_another_is_stored_at_once() {
+    let bmc = Bmc::new().with_memory();
+    let _power = bmc.power("On", "Running", "").await;
+    let life = bmc.life().await;
+    let stored = async |state: &str| {
+        let began = Instant::now();
+        let there = || fs::read_to_string(bmc.file()).is_ok_and(|line| line.contains(&format!(" {state} ")));
+        while !there() {
+            assert!(began.elapsed() < PATIENCE, "{state} is not stored");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        began.elapsed()
+    };
+    let mut best = PATIENCE;
+    for _ in 0..3 {
+        life.set("S0_G0_D0").await;
+        stored("S0_G0_D0").await;
+        life.set("S2_D2").await;
+        best = best.min(stored("S2_D2").await);
+    }
+    assert!(best < Duration::from_millis(500), "{best:?}");
+    life.end().await;
+}
+
+/// With a place in memory, storage is written once a second on average: a host that reports without end wears out no flash.
 #[tokio::test]
 async fn a_flood_of_reports_is_stored_once_a_second_and_its_last_one_at_the_end() {
     let bmc = Bmc::new().with_memory();
@@ -642,7 +783,8 @@ async fn a_flood_of_reports_is_stored_once_a_second_and_its_last_one_at_the_end(
     life.end().await;
     let files = renames.files();
     let seconds = usize::try_from(began.elapsed().as_secs()).expect("a few");
-    assert!(files <= seconds + 3, "{files} files in {:?}", began.elapsed());
+    // Eight may follow each other at once, and at the end what is left is written.
+    assert!(files <= seconds + 10, "{files} files in {:?}", began.elapsed());
     assert!(fs::read_to_string(bmc.file()).expect("stored").contains(" S4 clear first "));
 }
 

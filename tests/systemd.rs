@@ -208,7 +208,7 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
 
-/// As a service the daemon writes to journald, one line with its fields for each transition (design 3.7).
+/// As a service the daemon writes to journald, one line with its fields for each transition (rules 3.7).
 #[test]
 fn a_transition_is_one_line_of_the_journal_with_its_fields() {
     beside_systemd("a_transition_is_one_line_of_the_journal_with_its_fields", |bench| {
@@ -301,7 +301,7 @@ fn a_repeated_s2_runs_its_units_again() {
                 bench.until_runs(unit, run);
             }
             if run == 1 {
-                // Design 3.2 rule 2: not before 5 s have passed since the last Set.
+                // Rules 3.2 rule 2: not before 5 s have passed since the last Set.
                 std::thread::sleep(Duration::from_millis(5200));
                 bench.set("S2_D2");
             }

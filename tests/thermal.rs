@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Sensors by the power of their host: the groups `thermal` and `dimm`, the grace, and `required` (design 3.1), read from
+//! Sensors by the power of their host: the groups `thermal` and `dimm`, the grace, and `required` (rules 3.1), read from
 //! files that read like hwmon's.
 #![allow(
     missing_docs,
@@ -18,12 +18,22 @@ mod rig;
 
 use std::{
     collections::BTreeMap,
+    io,
     path::{Path, PathBuf},
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
-use acpi_stated::config::{Group, Sensor, Settings, Source};
+use acpi_stated::{
+    config::{Bus, Device, Group, Sensor, Settings, Source},
+    logic::chip::Access,
+    shell::clock::Clock,
+    shell::ports::{Buses, I2cBus},
+};
 use futures_core::Stream;
 use power_double::PowerDouble;
 use private_bus::PrivateBus;
@@ -160,6 +170,31 @@ async fn five_failed_reads_are_shown_of_what_answered_or_is_required() {
     world.until("EMPTY", reads(-5.0)).await;
 }
 
+/// Between two boots: what is not there any more is shown as an empty slot, not as a sensor that failed, but for what
+/// must be there.
+#[tokio::test]
+async fn a_dimm_that_was_taken_out_leaves_an_empty_slot() {
+    let world = World::off().await;
+    world.power("On", "Running").await;
+    std::fs::write(world.files.join("REQUIRED"), "20000\n").unwrap();
+    world.rig.open().await;
+    world.until("DIMM", reads(41.5)).await;
+    world.until("REQUIRED", reads(20.0)).await;
+    world.power("Off", "Off").await;
+    world.until("DIMM", GONE).await;
+    for name in ["DIMM", "REQUIRED"] {
+        std::fs::remove_file(world.files.join(name)).unwrap();
+    }
+    world.power("On", "Running").await;
+    world.rig.open().await;
+    // Both fail their reads at the same pace.
+    world.until("REQUIRED", FAILED).await;
+    for _ in 0..100 {
+        assert_eq!(world.shown("DIMM").await, GONE);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
 /// The host is answered first; then what is off must not look broken to fan control; then everything else.
 #[tokio::test]
 async fn sensors_go_after_the_answer_and_before_everything_else() {
@@ -201,4 +236,84 @@ async fn sensors_go_after_the_answer_and_before_everything_else() {
     // REQUIRED had failed, and goes too; the CPU's stays.
     let seen: Vec<_> = order[first..].iter().filter(|what| !what.starts_with("REQUIRED")).collect();
     assert_eq!(seen, wanted, "{order:?}");
+}
+
+/// A TMP75 on bus 5, where no DIMM is; a transfer takes 20 ms.
+struct Tmp75(Arc<AtomicU32>);
+
+impl Buses for Tmp75 {
+    fn open(&self, _: u32, _: Duration) -> io::Result<Box<dyn I2cBus>> {
+        Ok(Box::new(Self(Arc::clone(&self.0))))
+    }
+
+    fn driver_of(&self, _: u32, _: u8) -> Option<String> {
+        None
+    }
+}
+
+impl I2cBus for Tmp75 {
+    fn transfer(&mut self, _: u8, access: Access) -> io::Result<u16> {
+        std::thread::sleep(Duration::from_millis(20));
+        match access {
+            Access::Word(0) => {
+                self.0.fetch_add(1, Relaxed);
+                Ok(0x4019)
+            }
+            Access::Word(_) | Access::Byte(_) | Access::Page0 => Ok(0x60),
+        }
+    }
+}
+
+/// A gate that closes is nothing to a sensor that it does not guard: that stays what it is. A turn that is moved by a
+/// closing leaves its last reading without a successor for two periods and a transfer; a machine would have to keep the
+/// daemon from running for half a second to do the same.
+#[tokio::test]
+async fn no_closing_is_seen_at_a_sensor_that_it_does_not_guard() {
+    let bus = PrivateBus::start().unwrap();
+    let _power = PowerDouble::start(bus.address(), "On", "Running", "").await.unwrap();
+    let readings = Arc::new(AtomicU32::new(0));
+    let buses = Arc::new(Tmp75(Arc::clone(&readings)));
+    let rig = Rig::reading(Clock::scaled(10), bus, buses, |settings: &mut Settings| {
+        settings.hosts.iter_mut().for_each(|host| host.timing.settle = Duration::from_secs(1));
+        settings.buses.push(Bus::new(5, vec![]));
+        let source = Source::Device { device: Device::Tmp75, bus: 5, address: 0x48 };
+        let sensor = Sensor::new("CPU".to_owned(), 0, Group::Thermal, source);
+        settings.sensors.push(Sensor { poll: Duration::from_secs(6), ..sensor });
+    })
+    .await;
+    rig.open().await;
+    rig.until("it is read", async || readings.load(Relaxed) > 1).await;
+
+    let client = connect(rig.bus.address()).await;
+    let mut stream = MessageStream::from(&client);
+    let bus = "org.freedesktop.DBus";
+    let rule = format!("type='signal',sender='{NAME}',path='{SENSORS}/CPU'");
+    client
+        .call_method(Some(bus), "/org/freedesktop/DBus", Some(bus), "AddMatch", &rule.as_str())
+        .await
+        .unwrap();
+    for _ in 0..12 {
+        let before = readings.load(Relaxed);
+        rig.until("its next turn", async || readings.load(Relaxed) > before).await;
+        rig.set("S2_D2").await;
+        rig.until("the gate is closed", async || !rig.is_open()).await;
+        rig.open().await;
+    }
+    let ask = Message::method_call(PATH, "Ping").destination(NAME).interface("org.freedesktop.DBus.Peer");
+    let ask = ask.build(&()).unwrap();
+    client.send(&ask).await.unwrap();
+    let mut signals = Vec::new();
+    loop {
+        let next = std::future::poll_fn(|context| Pin::new(&mut stream).poll_next(context));
+        let message = tokio::time::timeout(rig::PATIENCE, next).await.expect("a message").unwrap().unwrap();
+        let header = message.header();
+        if header.reply_serial() == Some(ask.primary_header().serial_num()) {
+            break;
+        }
+        if header.path().is_some_and(|path| path.as_str().ends_with("/CPU")) {
+            signals
+                .push(format!("{:?}", message.body().deserialize::<(&str, BTreeMap<&str, Variant<'_>>)>()));
+        }
+    }
+    assert!(signals.is_empty(), "{signals:?}");
 }

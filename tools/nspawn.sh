@@ -199,10 +199,10 @@ lines() {
     [ "$n" = "$2" ] || { echo "$1: $n lines" && return 1; }
 }
 remembers() { grep -q " $2 " "$root/$1" || { cat "$root/$1" && return 1; }; }
-journal_says() { in_machine journalctl --no-pager --boot | grep -q "$1"; }
+journal_says() { in_machine journalctl --no-pager --boot | grep "$1" >/dev/null; }
 # redfish_says ID ARGUMENTS: as rsyslog reads it.
 redfish_says() {
-    in_machine journalctl --no-pager --output=cat --output-fields=REDFISH_MESSAGE_ARGS "REDFISH_MESSAGE_ID=$1" | grep -qx "$2"
+    in_machine journalctl --no-pager --output=cat --output-fields=REDFISH_MESSAGE_ARGS "REDFISH_MESSAGE_ID=$1" | grep -x "$2" >/dev/null
 }
 new_pid() {
     local now
@@ -460,7 +460,7 @@ fans_are() {
     [ "$(in_machine busctl get-property xyz.openbmc_project.State.FanCtrl /xyz/openbmc_project/settings/fanctrl/zone0 \
         xyz.openbmc_project.Control.Mode Manual)" = "b $1" ]
 }
-double_saw() { in_machine journalctl --no-pager -o cat -u board-double | grep -qx "$1"; }
+double_saw() { in_machine journalctl --no-pager -o cat -u board-double | grep -x "$1" >/dev/null; }
 
 crashes() {
     local before

@@ -15,11 +15,15 @@ use std::{
 };
 
 use acpi_stated::{
-    adapters::i2c::{Buses, I2cBus},
+    adapters::socket,
     config::{Bus, Device, Group, Host, Sensor, Settings, Source},
     daemon::Daemon,
     logic::{acpi::AcpiState, chip::Access},
-    shell::{clock::Clock, supervisor::Supervisor},
+    shell::{
+        clock::Clock,
+        ports::{Buses, I2cBus},
+        supervisor::Supervisor,
+    },
 };
 use anyhow::{Context, Result, ensure};
 use tokio::time::sleep;
@@ -56,7 +60,7 @@ impl Buses for Jc42s {
 }
 
 impl I2cBus for Jc42s {
-    fn read(&mut self, _: u8, access: Access) -> io::Result<u16> {
+    fn transfer(&mut self, _: u8, access: Access) -> io::Result<u16> {
         std::thread::sleep(TRANSFER);
         let value: u16 = match access {
             Access::Word(0) => 0x00ef,
@@ -65,7 +69,7 @@ impl I2cBus for Jc42s {
                 25 * 16
             }
             Access::Word(6) => 0x104a,
-            Access::Word(_) | Access::Byte(_) => 0,
+            Access::Word(_) | Access::Byte(_) | Access::Page0 => 0,
         };
         Ok(value.swap_bytes())
     }
@@ -84,7 +88,7 @@ pub(crate) async fn serve(address: &str, poll: Duration) -> Result<()> {
     let sensors = (0..BUSES).flat_map(|bus| (0..ON_EACH).map(move |slot| sensor(bus, slot))).collect();
     let buses = (0..BUSES).map(|bus| Bus::new(bus, vec![0])).collect();
     let settings = Settings { hosts: vec![host], buses, sensors, ..Settings::default() };
-    let connection = zbus::connection::Builder::address(address).build().await?;
+    let connection = socket::connect(address).await?;
     let readings = Arc::new(AtomicU64::new(0));
     let daemon = Daemon::new(settings, Clock::default(), connection, Supervisor::silent())
         .with_buses(Arc::new(Jc42s(Arc::clone(&readings))));

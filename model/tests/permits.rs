@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the permits promise (design 3.3), in every order in which the threads may run.
+//! What the permits promise (rules 3.3), in every order in which the threads may run.
 //!
 //! Each model is one execution, which loom repeats until it has seen them all (or all with [`PREEMPTIONS`] switches away
 //! from a thread that could go on; faults need few). A thread that is never woken is found as a deadlock.
@@ -34,13 +34,13 @@ fn check(model: impl Fn() + Sync + Send + 'static) {
 
 /// One host, and one bus with its DIMMs.
 fn one_bus() -> (Permits, BusPermits) {
-    let permits = Permits::new(1, &[(3, vec![0])]);
+    let permits = Permits::new(1, [3]);
     let bus = permits.bus(3).expect("bus 3");
     (permits, bus)
 }
 
 fn set(permits: &Permits, open: bool) {
-    permits.set(|_| open, |_| open);
+    permits.set(LEASE, |_| open, |_| open);
 }
 
 /// The wires. Loom reports whoever is on them while someone else is, or was without having been waited for.
@@ -87,7 +87,7 @@ impl Notices {
 /// What the event loop does: closes the gate, and waits until nothing is under way.
 fn drain(permits: &Permits, drained: &Notices) {
     set(permits, false);
-    while permits.in_flight(0).is_some() {
+    while permits.in_flight(|_| true).is_some() {
         drained.receive();
     }
 }
@@ -207,5 +207,32 @@ fn a_renewal_in_the_last_moment_wakes_who_came_too_late() {
         set(&permits, true);
         assert!(waiting.join().expect("woken"));
         time.join().expect("time passes");
+    });
+}
+
+/// What was read before a closing is told from what was read since, also if the gate is open again: its permit's count
+/// is an older one.
+#[test]
+fn a_transfer_from_before_a_closing_is_told_by_its_count() {
+    check(|| {
+        let (permits, bus) = one_bus();
+        let another = Arc::new(AtomicBool::new(false));
+        set(&permits, true);
+        let poller = {
+            let another = Arc::clone(&another);
+            thread::spawn(move || {
+                let permit = bus.try_acquire(DIMM, SPD).ok()?;
+                Some((permit.closings(), another.load(SeqCst)))
+            })
+        };
+        set(&permits, false);
+        another.store(true, SeqCst);
+        set(&permits, true);
+        if let Some((closings, of_another)) = poller.join().expect("the poller ends") {
+            assert!(
+                of_another || closings != permits.closings(DIMM, 0),
+                "the old DIMM is taken for the new one"
+            );
+        }
     });
 }

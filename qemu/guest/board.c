@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Power control and mapper of the emulated board, in the place of x86-power-control and phosphor-objmgr.
 //
-// Follows two GPIO lines, power good and POST complete, and shows on D-Bus what x86-power-control shows (contract 2.1,
+// Follows two GPIO lines, power good and POST complete, and shows on D-Bus what x86-power-control shows (openbmc 2.1,
 // 2.2), with its names on one connection and its 500 ms of warm reset check. The mapper knows one interface, and on a
 // connection of its own. Must never: know of ACPI states, nor talk to the daemon.
 #include "common.h"

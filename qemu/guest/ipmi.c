@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The host's KCS interface to D-Bus, in the place of kcsbridge and ipmid (contract 1.1, 1.2).
+// The host's KCS interface to D-Bus, in the place of kcsbridge and ipmid (openbmc 1.1, 1.2).
 //
 // Get Device ID, Set and Get ACPI Power State as ipmid does them: a mapper look-up for each half, system before
 // device, and the same completion codes. Privileges are left out: KCS has them all. As with kcsbridge, a new request

@@ -138,6 +138,11 @@ def judge_cycle(run, result, host, trace, timing, signals):
     result.allowed = [t for t in mine if t not in bad and t not in result.unknowing and t not in result.early]
     where = judge.described(result.windows, bad)
     result.check(not bad, f"{len(bad)} transfers on the DIMM buses in closed windows: {where}")
+    for state, exchange in host.exchanges:
+        if state == "S2" and result.begun <= exchange.asked:
+            after = judge.stored_after(exchange.asked, exchange.answered, trace.writes)
+            if after is not None:
+                result.delays.append(("storage quiet after the answer to S2", max(0.0, after)))
     for at, what, _ in host.facts:
         if what in ("power-lost", "post-complete-falls") and result.begun <= at:
             said = next((off for off in offs if off >= at), None)

@@ -53,21 +53,24 @@ class Conductor:
         self.rng = random.Random(f"temperatures of {seed}")
         self.temperatures = {}
         self.boots = 1
+        self.answered = None  # When the host was last answered, and what QEMU's threads had had by then.
         self.result = None
         self.service = "acpi-stated" if gated else "poller"
 
     # What the guest shows.
 
     def until(self, bound, condition):
-        """Seconds until the condition holds, or None. A BMC that cannot be asked is one where it does not hold."""
-        begun = time.monotonic()
+        """Seconds until the condition holds, or None. A BMC that cannot be asked is one where it does not hold. Time in which the
+        machine kept QEMU from running is not the BMC's, and does not count: three times the bound at most."""
+        begun, before = time.monotonic(), self.machine.scheduled()
         while True:
             try:
                 if condition():
                     return time.monotonic() - begun
             except Asked:
                 pass
-            if time.monotonic() - begun > bound:
+            passed = time.monotonic() - begun
+            if passed > 3 * bound or (passed > bound and passed - self.machine.since(before)[1] > bound):
                 return None
             time.sleep(0.05)
 
@@ -77,11 +80,12 @@ class Conductor:
     def gate(self):
         return self.machine.prop(ACPI, ACPI_PATH, TRACKER, "GateOpen")
 
-    def expect_state(self, name, since, told=False, what=None):
-        """The state is this, and the signal that said so came in time. The poller knows only what it was told. `what`: of
-        which delay the time to that signal is."""
+    def expect_state(self, name, since, told=False, what=None, lost_after=None):
+        """True if the state is this, and the signal that said so came in time. The poller knows only what it was told. `what`: of
+        which delay the time to that signal is. `lost_after`: so long after its answer the BMC was reset, which may have lost it;
+        then nothing is known, and the gate is closed."""
         if not self.gated and not told:
-            return
+            return True
         value = STATES[name]
 
         def signalled():
@@ -91,11 +95,17 @@ class Conductor:
             return None
 
         took = self.until(judge.SEEN, lambda: self.state() == value)
+        if took is None and lost_after is not None and self.state() == "Unknown":
+            self.say(f"  {name} was lost: the BMC was reset {lost_after:.2f} s after its answer, and storage has {judge.STORED} s")
+            self.result.check(not self.gate(), f"the gate is open, and {name} was lost")
+            self.result.delays.append(("reset after an answer, which it lost", lost_after))
+            return False
         if not self.result.check(took is not None, f"the state is not {value} {judge.SEEN} s after {name}"):
-            return
+            return False
         at = signalled()
         if at is not None and at > since - 1:
             self.result.delays.append((what or f"{name} seen", max(0.0, at - since)))
+        return True
 
     def expect_targets(self, name):
         if not self.gated:
@@ -187,7 +197,7 @@ class Conductor:
         cycle = self.result.cycle
         if cycle.phase != phase or not cycle.trouble:
             return
-        before = time.time()
+        before, lost_after = time.time(), self._lost_after(cycle.trouble)
         if cycle.trouble == "kill":
             self.host.note("kill")
             group = f"/sys/fs/cgroup/system.slice/{self.service}.service/cgroup.procs"
@@ -217,11 +227,19 @@ class Conductor:
             self.say(f"  the BMC was back after {time.time() - before:.1f} s")
         self.host.note("bmc-up")
         if state:
-            self.expect_state(state, before, what="state after a kill or a restart")
-            self.expect_targets(state)
+            if self.expect_state(state, before, what="state after a kill or a restart", lost_after=lost_after):
+                self.expect_targets(state)
         if working and self.gated:
             self._gate_again(settle)
             self.expect_readings(READING, "reading after a restart")
+
+    def _lost_after(self, trouble):
+        """Seconds since the host was last answered, if what it reported may be lost now."""
+        if self.answered is None:
+            return None
+        at, before = self.answered
+        after = time.time() - at - self.machine.since(before)[1]
+        return after if judge.may_be_lost(trouble, after) else None
 
     def _gate_again(self, settle):
         # How long since the daemon began is not known from outside; that it opens at all is what counts.
@@ -271,6 +289,8 @@ class Conductor:
         exchange = self.host.report(name, give_up)
         good = exchange is not None and exchange.response[2] == 0
         got = "no answer" if exchange is None else f"completion code {exchange.response[2]:02X}h"
+        if good:
+            self.answered = exchange.answered, self.machine.scheduled()
         if self.result.check(good, f"Set {name}: {got}"):
             self.expect_state(name, exchange.answered, told=True)
             try:

@@ -15,10 +15,15 @@ NOTICE = 0.25
 LONGEST_NOTICE, HEARD = 2.0, 0.1
 # The daemon's answer came from the guest; by then the property has changed. Serial line and emulation, no more.
 SEEN = 1.5
+# How long after its answer a state can be lost to a hard reset of the BMC (docs/state.md): the write that is under way on the
+# storage, and its own. Each is two fsyncs on the emulated eMMC.
+STORED = 1.0
 
 _COMMAND = re.compile(
     r"^\d+@(\d+\.\d+):aspeed_i2c_bus_write bus\[(\d+)\]: To 0x(\w+) of size \d+: 0x(\w+)"
 )
+# The guest writes a block, or several.
+_STORAGE = re.compile(r"^\d+@(\d+\.\d+):sdcard_normal_command .*CMD2[45]\b")
 # I2CD00 (function control), I2CD14 (command) and I2CD20 (byte buffer) of the AST2600's old register mode, as Linux's
 # i2c-aspeed drives it.
 FUNCTION, COMMAND, BUFFER = 0x00, 0x14, 0x20
@@ -34,6 +39,8 @@ class Transfer:
     begun: float
     ended: float
     bytes: int
+    # What the BMC wrote, behind the address.
+    written: bytes = b""
 
 
 class Trace:
@@ -44,6 +51,8 @@ class Trace:
         self.transfers = []
         # STARTs as the controllers were told, and as devices saw them: a check on our reading. No device, no second one.
         self.starts = self.device_starts = 0
+        # When the guest wrote to its storage.
+        self.writes = []
         self._buffer, self._running = {}, {}
         self._offset, self._rest = 0, ""
 
@@ -60,6 +69,8 @@ class Trace:
     def _line(self, line):
         if ":i2c_event start" in line:
             self.device_starts += 1
+        if stored := _STORAGE.match(line):
+            self.writes.append(float(stored[1]))
         match = _COMMAND.match(line)
         if not match:
             return
@@ -87,8 +98,30 @@ class Trace:
             running.ended = at
             if value & (TX | RX):
                 running.bytes += 1
+            if value & TX and not value & START:
+                running.written += bytes([self._buffer.get(bus, 0) & 0xFF])
             if value & STOP:
                 del self._running[bus]
+
+
+class Mux:
+    """A PCA954x switch: one register, a bit for each channel that is joined to its bus."""
+
+    def __init__(self, bus, address):
+        self.bus, self.address = bus, address
+
+    def joined(self, transfers):
+        """(transfer, the channels on whose wires it was seen, as bits) for each one on its bus.
+
+        Its own writes too: what it is told holds from their STOP on, and until then they are seen where the ones before were.
+        """
+        register, seen = 0, []
+        for transfer in transfers:
+            if transfer.bus == self.bus:
+                seen.append((transfer, register))
+                if transfer.address == self.address and transfer.written:
+                    register = transfer.written[-1]
+        return seen
 
 
 @dataclass
@@ -171,6 +204,24 @@ def described(windows, bad):
     return "; ".join(
         f"{len(times)} after {why} ({min(times):.2f} to {max(times):.2f} s)" for why, times in sorted(found.items())
     )
+
+
+def stored_after(asked, answered, writes, pause=0.3):
+    """Seconds from an answer to the end of the first writes since it was asked for that follow each other without a pause. None if
+    there were none; below zero if the storage was quiet before the host had the answer."""
+    last = None
+    for at in sorted(at for at in writes if at >= asked):
+        if last is None and at > answered + STORED:
+            break
+        if last is not None and at - last > pause:
+            break
+        last = at
+    return None if last is None else last - answered
+
+
+def may_be_lost(trouble, since_answer):
+    """Whether the last state that was answered may not be on the storage. An orderly restart writes what is left."""
+    return trouble == "bmc-reset" and since_answer < STORED
 
 
 def too_early(facts, transfers, settle):

@@ -57,8 +57,8 @@ def _connect(path, process, bound=20):
 class Machine:
     """Times are those of `time.time()`: QEMU stamps its trace with the same clock."""
 
-    def __init__(self, image, work, qemu="qemu-system-arm"):
-        self.image, self.work, self.qemu = image, work, qemu
+    def __init__(self, image, work, qemu="qemu-system-arm", devices=()):
+        self.image, self.work, self.qemu, self.devices = image, work, qemu, devices
         self.trace = os.path.join(work, "trace.log")
         self.process = None
         self.signals = []  # (time, path, member, args), as the agent passes them on
@@ -87,10 +87,12 @@ class Machine:
         command += ["-drive", f"file={self.image}/storage.img,if=sd,index=2,format=raw"]
         for name, bus, address in DIMMS:
             command += ["-device", f"tmp105,bus=aspeed.i2c.bus.{bus},address={address:#x},id={name}"]
+        for device in self.devices:
+            command += ["-device", device]
         command += ["-qmp", f"unix:{paths['qmp']},server=on,wait=off"]
         command += ["-qtest", f"unix:{paths['qtest']},server=on,wait=off", "-qtest-log", "none"]
         command += ["-msg", "timestamp=on", "-D", self.trace]
-        for event in ("aspeed_i2c_bus_write", "i2c_event", "i2c_send", "i2c_recv"):
+        for event in ("aspeed_i2c_bus_write", "i2c_event", "i2c_send", "i2c_recv", "sdcard_normal_command"):
             command += ["-trace", event]
         with open(os.path.join(work, "qemu.log"), "wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -227,17 +229,26 @@ class Machine:
     def prop(self, service, path, interface, name):
         return self.ask(f"prop {service} {path} {interface} {name}")[0]
 
-    def starved(self):
-        """Seconds that QEMU's threads could have run and were not let, and seconds that they did run."""
-        waited = ran = 0.0
+    def scheduled(self):
+        """Of each of QEMU's threads, seconds that it ran, and that it could have run and was not let."""
+        times = {}
         for thread in os.listdir(f"/proc/{self.process.pid}/task"):
             try:
                 with open(f"/proc/{self.process.pid}/task/{thread}/schedstat", encoding="ascii") as stat:
-                    run, wait, _ = map(int, stat.read().split())
+                    ran, waited, _ = map(int, stat.read().split())
             except OSError:
                 continue  # It has ended.
-            waited, ran = max(waited, wait / 1e9), ran + run / 1e9
-        return waited, ran
+            times[thread] = ran / 1e9, waited / 1e9
+        return times
+
+    def since(self, before):
+        """Seconds that QEMU ran since then, and that one of its threads was kept from it."""
+        none = (0.0, 0.0)
+        passed = [
+            (ran - before.get(thread, none)[0], waited - before.get(thread, none)[1])
+            for thread, (ran, waited) in self.scheduled().items()
+        ]
+        return sum(ran for ran, _ in passed), max((waited for _, waited in passed), default=0.0)
 
     def stuck(self):
         """What a BMC that does not come up is doing, in machine.txt; returns the end of its console."""
@@ -250,14 +261,14 @@ class Machine:
 
     def wait_hello(self, count, bound):
         """Until the agent has greeted that often: the BMC is up. Time in which QEMU was kept from running does not count."""
-        begun, (waited, ran) = time.monotonic(), self.starved()
+        begun, before = time.monotonic(), self.scheduled()
         while len(self.hellos) < count:
             if self.process.poll() is not None:
                 raise Broken(f"QEMU ended with {self.process.returncode}")
-            passed, now = time.monotonic() - begun, self.starved()
-            if passed - (now[0] - waited) > bound or passed > 3 * bound:
+            passed, (ran, waited) = time.monotonic() - begun, self.since(before)
+            if passed - waited > bound or passed > 3 * bound:
                 raise Broken(
-                    f"the BMC is not up after {passed:.0f} s, in which QEMU ran for {now[1] - ran:.0f} s and was kept from it"
-                    f" for {now[0] - waited:.0f} s; its console ends: {self.stuck()}"
+                    f"the BMC is not up after {passed:.0f} s, in which QEMU ran for {ran:.0f} s and was kept from it"
+                    f" for {waited:.0f} s; its console ends: {self.stuck()}"
                 )
             time.sleep(0.1)

@@ -4,7 +4,7 @@
 import random
 from dataclasses import asdict, dataclass
 
-# How a cycle ends (contract 2.2).
+# How a cycle ends (openbmc 2.2).
 ENDINGS = ["os-shutdown", "power-cycle", "warm-reset", "dc-loss"]
 # What UEFI does between power on and S0.
 POSTS = ["plain", "reset", "hang", "kcs-retry", "repeat-s2", "plain"]

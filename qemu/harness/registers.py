@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`./dev i2c`: the daemon and Linux's I2C. Register maps behind i2c-stub and a TMP105 behind the ASPEED controller.
+"""`./dev i2c`: the daemon and Linux's I2C. Register maps behind i2c-stub, TMP105s behind the ASPEED controllers, one of them
+behind a mux.
 
 Each check is a line `ok` or `FAILED`; the exit code follows. The judges are the kernel's smbus tracepoints and QEMU's trace.
 """
@@ -11,13 +12,24 @@ import time
 
 from conductor import AVAILABLE, SENSORS, VALUE
 from host import Host
-from judge import Trace
+from judge import Mux, Trace
 from machine import ACPI, ACPI_PATH, TRACKER, Asked, Broken, Machine
 
 STUB = 16  # The first number behind the AST2600's own sixteen.
 TRACING = "/sys/kernel/tracing"
 FUNCTIONAL = "xyz.openbmc_project.State.Decorator.OperationalStatus"
 CRITICAL = "xyz.openbmc_project.Sensor.Threshold.Critical"
+
+
+# A PCA9546 with a DIMM on its channel 0 and nothing on the others, and a sensor on the bus that it is on. Its channels are
+# Linux's buses after the stub's.
+ABOVE, CHANNEL = 5, STUB + 1
+MUX = Mux(ABOVE, 0x70)
+DEVICES = (
+    f"pca9546,bus=aspeed.i2c.bus.{ABOVE},address={MUX.address:#x}",
+    "tmp105,bus=i2c.0,address=0x18,id=MUX_DIMM",
+    f"tmp105,bus=aspeed.i2c.bus.{ABOVE},address=0x49,id=MUX_ABOVE",
+)
 
 
 def swapped(value):
@@ -113,7 +125,7 @@ def play(bench, host, wire):
     bench.check(text.count(f"I2C bus {STUB} cannot be opened") == 1, "a bus that is not there is said once", text)
 
     # The driver is probed late. An MCP9808 each at 0x1b and 0x1c is taken by the kernel's own driver.
-    bench.sh(f"modprobe i2c-stub chip_addr=0x18,0x50,0x1b,0x1c")
+    bench.sh(f"modprobe i2c-stub chip_addr=0x18,0x50,0x51,0x1b,0x1c")
     bench.check(os.path.basename(bench.sh("ls -d /sys/bus/i2c/devices/i2c-16").strip()) == "i2c-16", "i2c-stub is bus 16")
     bench.poke(MAPS)
     bench.sh("modprobe jc42")
@@ -136,8 +148,11 @@ def play(bench, host, wire):
     bench.shows("STUB_SPD5118", 83, 30)
 
     # Nobody answers: ENXIO of the ASPEED controller, ENODEV of the stub. And a driver has it: EBUSY.
-    for name in ("REAL_ABSENT", "STUB_ABSENT", "STUB_TAKEN"):
+    for name in ("REAL_ABSENT", "STUB_ABSENT"):
         bench.gone(name)
+    # There is a device, and it cannot be read: fan control must see that.
+    taken = lambda: bench.sensor("STUB_TAKEN")
+    bench.until("one that a driver has is shown as failed", lambda: taken() == (None, True, False) or taken(), 90)
     text = bench.journal()
     for name in ("REAL_ABSENT", "STUB_ABSENT"):
         said = [line for line in text.splitlines() if line.startswith(f"{name}:")]
@@ -145,12 +160,13 @@ def play(bench, host, wire):
     bench.check("the kernel driver jc42 has address 0x1c" in text, "the driver that has an address is named", text)
 
     seen = bench.traced()
-    pages = [line for line in seen if "i2c-16 a=050" in line and (" c=b " in line or " c=0b " in line)]
+    pages = [line for line in seen if "smbus_write:" in line and "i2c-16 a=050" in line and of_page(line)]
     bench.check(len(seen) > 20, f"the kernel traced {len(seen)} transfers with the gate open")
     writes = [line for line in seen if "smbus_write:" in line]
     # The pokes are the only writes: this program's.
-    bench.check(not pages, "the page register of the SPD5118 was never touched", pages)
+    bench.check(not pages, "the page register of an SPD5118 that shows its registers was never written", pages)
     print(f"       ({len(writes)} writes, all of this program's pokes)")
+    hub_behind_a_page(bench)
 
     # The host goes into POST: from the answer on, nothing.
     host.report("S2")
@@ -159,14 +175,17 @@ def play(bench, host, wire):
     for name in ("REAL_TMP75", "STUB_JC42", "STUB_SPD5118", "STUB_HWMON"):
         bench.gone(name)
     time.sleep(6)
-    quiet = bench.traced()
+    # The sensor on bus 5 is a CPU's, as long as nothing hangs there.
+    quiet = [line for line in bench.traced() if f"i2c-{ABOVE} " not in line]
     bench.check(not quiet, "no transfer in POST, by the kernel's tracepoints", quiet[:5])
-    late = [transfer for transfer in wire.read().transfers if transfer.begun > answered]
+    late = [transfer for transfer in wire.read().transfers if transfer.begun > answered and transfer.bus == 3]
     bench.check(not late, "nor by QEMU's controllers", late[:5])
     host.report("S0")
     bench.shows("STUB_JC42", 97, 30)
     bench.shows("REAL_TMP75", 31.5)
     bench.check(len(bench.traced()) > 0 and len(wire.read().transfers) > 0, "and then it reads again: the judges can see")
+
+    behind_a_mux(bench, host, wire)
 
     # The limits of the adapter while it is in use, and after.
     bench.sh("systemctl stop acpi-stated")
@@ -175,12 +194,79 @@ def play(bench, host, wire):
     bench.check(not bench.traced(), "a daemon that is stopped transfers nothing")
 
 
+def of_page(line):
+    """Whether it is about register 11, MR11."""
+    return " c=b " in line or " c=0b " in line
+
+
+def hub_behind_a_page(bench):
+    """A hub that gives 0 in all registers but MR11: page 0 is written once, read back, and then it is believed."""
+    bench.traced()
+    bench.poke([(0x51, 0x00, 0), (0x51, 0x03, 0), (0x51, 0x0B, 3)])
+    bench.until("a hub behind another page has its page 0 selected", lambda: "0x00" in bench.sh(
+        f"busybox i2cget -f -y {STUB} 0x51 0x0b"), 90)
+    bench.until("a device that answers and does not fit is shown as failed",
+                lambda: bench.sensor("STUB_PAGE") == (None, True, False) or bench.sensor("STUB_PAGE"), 60)
+    bench.poke(spd5118(0x51, 41 * 16))
+    bench.shows("STUB_PAGE", 41, 30)
+    # Ours has one byte of data; the pokes are words.
+    seen = [line for line in bench.traced() if "smbus_write:" in line and "a=051" in line and of_page(line) and "BYTE_DATA" in line]
+    bench.check(len(seen) == 1, "by one write", seen)
+
+
+def behind_a_mux(bench, host, wire):
+    """A DIMM behind a mux that stays on its channel, and then disconnects; a CPU's sensor on the bus that it is on."""
+    machine, idle = bench.machine, f"/sys/bus/i2c/devices/{ABOVE}-0070/idle_state"
+    machine.set("/machine/peripheral/MUX_ABOVE", "temperature", 21000)
+    machine.set("/machine/peripheral/MUX_DIMM", "temperature", 42000)
+    bench.shows("MUX_ABOVE", 21)
+    bench.sh(f"modprobe i2c-mux-pca954x; echo pca9546 0x70 > /sys/bus/i2c/devices/i2c-{ABOVE}/new_device")
+    bench.sh(f"ls -d /sys/bus/i2c/devices/i2c-{CHANNEL}")
+    bench.shows("MUX_DIMM", 42, 90)
+    bench.shows("MUX_ABOVE", 21)
+    said = f"I2C bus {CHANNEL} is a channel of the mux {ABOVE}-0070 on bus {ABOVE}, whose idle_state is -1"
+    bench.check(said in bench.journal(), "a mux that comes late and stays connected is found, and said")
+    checked = bench.sh("acpi-stated --check-config /etc/acpi-stated/config.json 2>&1")
+    bench.check(f"warning: {said}" in checked and "i2c-mux-idle-disconnect" in checked, "--check-config says so too", checked)
+
+    host.report("S2")
+    answered = time.time()
+    for name in ("MUX_DIMM", "MUX_ABOVE"):
+        bench.gone(name)
+    time.sleep(4)
+    above = MUX.joined(wire.read().transfers)
+    late = [transfer for transfer, _ in above if transfer.begun > answered]
+    bench.check(above[-1][1] & 1 == 1, "the mux has stayed on the DIMM's channel", above[-3:])
+    bench.check(not late, "and nothing is sent on the bus that it is on, in POST", late[:5])
+    host.report("S0")
+    bench.shows("MUX_DIMM", 42, 30)
+    bench.shows("MUX_ABOVE", 21)
+
+    bench.sh(f"echo -2 > {idle}")
+    bench.until("that it disconnects is noticed", lambda: "which disconnects when idle" in bench.journal(), 30)
+    checked = bench.sh("acpi-stated --check-config /etc/acpi-stated/config.json 2>&1")
+    bench.check("which disconnects when idle" in checked, "--check-config says so too", checked)
+    host.report("S2")
+    answered = time.time()
+    bench.gone("MUX_DIMM")
+
+    def since():
+        return [(transfer, channels) for transfer, channels in MUX.joined(wire.read().transfers) if transfer.begun > answered]
+
+    bench.until("the sensor above is read on in POST", lambda: len(since()) > 3 or len(since()), 30)
+    seen = [transfer for transfer, channels in since() if channels or transfer.address == MUX.address]
+    bench.check(not seen, "none is seen on a channel, and the mux is left alone", seen[:5])
+    bench.shows("MUX_ABOVE", 21)
+    host.report("S0")
+    bench.shows("MUX_DIMM", 42, 30)
+
+
 def main():
     parser = argparse.ArgumentParser(prog="./dev i2c", description=__doc__)
     parser.add_argument("--image", required=True)
     parser.add_argument("--out", required=True)
     chosen = parser.parse_args()
-    machine = Machine(chosen.image, chosen.out)
+    machine = Machine(chosen.image, chosen.out, devices=DEVICES)
     if os.path.exists(machine.trace):
         os.remove(machine.trace)
     bench = Bench(machine)
@@ -190,7 +276,7 @@ def main():
         host = Host(machine)
         machine.wait_hello(1, 180)
         print(f"the BMC was up after {time.time() - begun:.0f} s", flush=True)
-        play(bench, host, Trace(machine.trace, {3}))
+        play(bench, host, Trace(machine.trace, {3, ABOVE}))
     except (Broken, Asked, OSError) as error:
         print(f"broken: {error}")
         return 70

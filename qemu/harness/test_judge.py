@@ -52,6 +52,24 @@ class Judge(unittest.TestCase):
             self.assertEqual((trace.starts, trace.device_starts), (4, 2))
             self.assertAlmostEqual(trace.transfers[0].ended - trace.transfers[0].begun, 6e-4, places=5)
 
+    def test_a_mux_joins_its_channels_from_the_end_of_a_write_to_it_on(self):
+        def write(at, address, *written):
+            steps = [(0x20, address << 1), (0x14, 3)]
+            for byte in written:
+                steps += [(0x20, byte), (0x14, 2)]
+            return "".join(
+                f"7@{at + step * 1e-4:.6f}:aspeed_i2c_bus_write bus[3]: To {register:#x} of size 4: {value:#x}\n"
+                for step, (register, value) in enumerate(steps + [(0x14, 0x20)])
+            )
+
+        # A sensor, channel 0, the sensor, channel 1, nothing, the sensor; and a read of the mux, which tells it nothing.
+        text = write(1, 0x49, 0) + write(2, 0x70, 1) + write(3, 0x49, 0) + write(4, 0x70, 2) + write(5, 0x70)
+        text += write(6, 0x70, 0) + write(7, 0x49, 0)
+        trace = read(text)
+        self.assertEqual([t.written for t in trace.transfers], [b"\0", b"\1", b"\0", b"\2", b"", b"\0", b"\0"])
+        self.assertEqual([channels for _, channels in judge.Mux(3, 0x70).joined(trace.transfers)], [0, 0, 1, 1, 2, 2, 0])
+        self.assertEqual(judge.Mux(4, 0x70).joined(trace.transfers), [])
+
     def test_windows_reach_from_the_start_to_s0_and_from_s5_on(self):
         windows = judge.closed_windows(BOOT, 120.0)
         self.assertEqual([(w.begin, w.sure, w.end) for w in windows], [(100.0, 100.0, 105.0), (110.0, 110.0, 120.0)])
@@ -103,6 +121,20 @@ class Judge(unittest.TestCase):
     def test_reading_before_settle_is_seen(self):
         self.assertEqual(len(judge.too_early(BOOT, read(recorded(106.0)).transfers, 2.0)), 1)
         self.assertEqual(len(judge.too_early(BOOT, read(recorded(107.0)).transfers, 2.0)), 0)
+
+    def test_writes_that_follow_an_answer_are_those_without_a_pause(self):
+        line = "7@{}:sdcard_normal_command         SD    WRITE_MULTIPLE_BLOCK/ CMD{} arg 0x00000008 (state transfer)\n"
+        writes = read("".join(line.format(at, command) for at, command in ((99.9, 25), (100.1, 24), (100.3, 25), (100.35, 18), (103.0, 25)))).writes
+        self.assertEqual(writes, [99.9, 100.1, 100.3, 103.0])
+        self.assertAlmostEqual(judge.stored_after(99.95, 100.0, writes), 0.3)
+        self.assertAlmostEqual(judge.stored_after(99.5, 101.0, writes), -0.7, msg="before the host had the answer")
+        self.assertIsNone(judge.stored_after(100.4, 101.0, writes))
+
+    def test_only_a_hard_reset_right_after_an_answer_may_lose_it(self):
+        self.assertTrue(judge.may_be_lost("bmc-reset", judge.STORED / 2))
+        self.assertFalse(judge.may_be_lost("bmc-reset", judge.STORED))
+        self.assertFalse(judge.may_be_lost("bmc-reboot", 0.0))
+        self.assertFalse(judge.may_be_lost("kill", 0.0))
 
     def test_a_bmc_reset_ends_a_transfer(self):
         cut = "".join(recorded(103.0).splitlines(True)[:4])

@@ -10,18 +10,18 @@ use std::{
 };
 
 use acpi_stated::{
-    config::Group,
-    shell::{clock::Clock, permits::Permits},
+    config::{Group, Settings},
+    shell::{clock::Clock, permits::Permits, store::Places},
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
     Error, Result,
     bmc_sensors::BmcSensors,
+    buses::SimBuses,
     clock::{Lateness, millis, secs, sleep},
     cooling,
     daemon::DaemonThread,
-    dimm::SimBuses,
     fan_control::{Failsafe, FanControl, Record, ZONES},
     host::{Answer, Firmware, Host, Report, Spds},
     hwmon_temp::HwmonTemp,
@@ -31,16 +31,17 @@ use crate::{
     observer::Observer,
     pid_inputs::PidInputs,
     platform::{Load, Platform},
-    poller::Poller,
+    poller::{Gate, Poller},
     power_control::PowerControl,
     private_bus::PrivateBus,
     progress,
     setup::{BUSES, Bmc, CPU_SENSOR, DIMMS_INSTALLED, KINDS, Setup, Way},
-    simbus::{Master, Outcome, SimBus},
+    simbus::SimBus,
     spd_mux::SpdMux,
     systemd::Systemd,
     tally::{Count, Tally},
     timeline::{Timeline, Who},
+    transfer::{Master, Outcome},
     truth::{Performed, Quiet, REACTION},
 };
 
@@ -106,6 +107,10 @@ pub struct Board {
 
 impl Board {
     /// Starts everything; the host is off.
+    #[allow(
+        clippy::too_many_lines,
+        reason = "one service after the other, in the order in which a BMC has them"
+    )]
     pub async fn start(setup: Setup) -> Result<Self> {
         let bus = PrivateBus::start()?;
         let address = bus.address();
@@ -114,7 +119,7 @@ impl Board {
         let buses = dimm_buses(setup.spd_mux.then_some(&mux));
         let timeline = Timeline::new(setup.detail, clock, buses.clone());
         let mut tasks = JoinSet::new();
-        let lateness = Lateness::measure(&mut tasks);
+        let lateness = Lateness::measure(&mut tasks, bus.pid());
         timeline.head();
         mapper::start(address, &mut tasks).await?;
         let systemd = Systemd::start(address, setup.systemd, timeline.clone(), &mut tasks).await?;
@@ -130,7 +135,11 @@ impl Board {
             cooling::start(clock, platform.clone(), buses.clone(), bmc_sensors.clone(), &mut tasks);
         }
         if setup.tells_all {
-            mux.tell(timeline.clone());
+            let timeline = timeline.clone();
+            mux.tell(move |side| {
+                let whose = if side == Master::Uefi { "the host" } else { "the BMC" };
+                timeline.row(Who::Mux, &format!("the SPD mux gives the DIMM buses to {whose}"));
+            });
         }
         let fan_control = PidInputs::start(address, &mut tasks).await?;
         let settings = setup.settings();
@@ -143,14 +152,15 @@ impl Board {
         let ipmid = Ipmid::start(address).await?;
         let host = Host::new(setup.firmware, ipmid.clone(), buses.clone());
         let i2c = SimBuses { dimms: buses.clone(), platform: platform.clone() };
+        let fans = async || {
+            let (eyes, inputs) = (fan_control.clone(), inputs.clone());
+            FanControl::start(address, clock, eyes, bmc_sensors.clone(), of_all.clone(), inputs).await
+        };
+        let first = if setup.fans_first { Some(fans().await?) } else { None };
         let (daemon, hwmon_temp) = match setup.bmc {
-            Bmc::AcpiStated => (
-                Some(
-                    DaemonThread::start(address, settings, clock, Arc::new(i2c), Arc::new(mux.clone()))
-                        .await?,
-                ),
-                None,
-            ),
+            Bmc::AcpiStated => {
+                (Some(start_daemon(&bus, &setup, clock, &mux, &platform, &buses).await?), None)
+            }
             Bmc::Without(state) => {
                 let sensors =
                     HwmonTemp::start(address, clock, state, &settings.sensors, &i2c, &mut tasks).await?;
@@ -160,19 +170,19 @@ impl Board {
         if daemon.is_some() {
             find(&observer, &ipmid).await?;
         }
-        let zones =
-            FanControl::start(address, clock, fan_control.clone(), bmc_sensors.clone(), of_all, inputs)
-                .await?;
+        let zones = if let Some(zones) = first {
+            zones
+        } else {
+            present(&fan_control, &settings).await?;
+            fans().await?
+        };
         if !zones.wait(START, |zones| ZONES.iter().all(|zone| zones.is_manual(zone).is_some())).await {
-            return Err(Error::from("fan control does not find its sensors"));
+            return Err(Error::from("fan control builds no zones"));
         }
-        let pollers: Vec<_> = buses
-            .iter()
-            .filter_map(|bus| Poller::start(Arc::clone(bus), daemon.as_ref()?.permits(), setup.gate))
-            .collect();
-        if daemon.is_some() && pollers.len() != BUSES.len() {
-            return Err(Error::from("the daemon has no permits for the DIMM buses"));
-        }
+        let pollers = match &daemon {
+            Some(daemon) => start_pollers(daemon, &buses, setup.gate)?,
+            None => Vec::new(),
+        };
         Ok(Self {
             pollers,
             daemon,
@@ -200,6 +210,21 @@ impl Board {
             tasks,
             bus,
         })
+    }
+
+    /// The daemon ends in good order, and systemd starts it again.
+    pub async fn restart_daemon(&mut self) -> Result<()> {
+        self.pollers.clear();
+        if let Some(mut daemon) = self.daemon.take() {
+            self.timeline.row(Who::Daemon, "acpi-stated is restarted");
+            daemon.stop().await?;
+            let Self { bus, setup, clock, mux, platform, buses, .. } = self;
+            let daemon = start_daemon(bus, setup, *clock, mux, platform, buses).await?;
+            find(&self.observer, &self.ipmid).await?;
+            self.pollers = start_pollers(&daemon, &self.buses, self.setup.gate)?;
+            self.daemon = Some(daemon);
+        }
+        Ok(())
     }
 
     /// Where the board's D-Bus listens.
@@ -256,7 +281,7 @@ impl Board {
         self.report(Report::S2).await
     }
 
-    /// How much too long this machine let the board sleep at worst.
+    /// How long this machine kept the board waiting at worst.
     #[must_use]
     pub fn lateness(&self) -> Duration {
         self.lateness.worst()
@@ -316,7 +341,7 @@ impl Board {
     }
 
     /// Whether anything but the host itself can tell that this boot begins before UEFI reads the SPDs,
-    /// and nobody opens the gate with a false report (design 3.2, last paragraph).
+    /// and nobody opens the gate with a false report (rules 3.2, last paragraph).
     #[must_use]
     pub fn protectable(&self, way: Way) -> bool {
         match way {
@@ -741,6 +766,46 @@ fn dimm_buses(mux: Option<&SpdMux>) -> Vec<Arc<SimBus>> {
         Arc::new(if let Some(mux) = mux { bus.behind(mux.clone()) } else { bus })
     });
     buses.collect()
+}
+
+/// The daemon on this board. What it remembers outlasts it.
+async fn start_daemon(
+    bus: &PrivateBus,
+    setup: &Setup,
+    clock: Clock,
+    mux: &SpdMux,
+    platform: &Platform,
+    buses: &[Arc<SimBus>],
+) -> Result<DaemonThread> {
+    let i2c = SimBuses { dimms: buses.to_vec(), platform: platform.clone() };
+    let memory = bus.dir().join("run");
+    std::fs::create_dir_all(&memory)?;
+    let places = Places::new(bus.dir().join("state")).and_in_memory(Some(memory));
+    let (i2c, mux) = (Arc::new(i2c), Arc::new(mux.clone()));
+    DaemonThread::start(bus.address(), setup.settings(), clock, i2c, mux, places).await
+}
+
+fn start_pollers(daemon: &DaemonThread, buses: &[Arc<SimBus>], gate: Gate) -> Result<Vec<Poller>> {
+    let start = |bus: &Arc<SimBus>| Poller::start(Arc::clone(bus), daemon.permits(), gate);
+    let pollers: Vec<_> = buses.iter().filter_map(start).collect();
+    if pollers.len() == BUSES.len() {
+        Ok(pollers)
+    } else {
+        Err(Error::from("the daemon has no permits for the DIMM buses"))
+    }
+}
+
+/// Returns when the mapper knows every sensor that fan control is to find.
+async fn present(eyes: &PidInputs, settings: &Settings) -> Result<()> {
+    let names: Vec<String> = settings.sensors.iter().map(|sensor| sensor.name.clone()).collect();
+    let known = async {
+        while eyes.present(&names).await?.len() < names.len() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    };
+    let known = tokio::time::timeout(START, known).await;
+    known.map_err(|_| Error::from("the mapper does not find the sensors"))?
 }
 
 /// Waits until the daemon serves, and ipmid finds it.

@@ -4,14 +4,20 @@
 use std::{sync::Arc, thread::JoinHandle, time::Duration};
 
 use acpi_stated::{
-    adapters::{i2c::Buses, spd_mux::Lines},
+    adapters::socket,
     config::Settings,
     daemon::Daemon,
-    shell::{clock::Clock, permits::Permits, supervisor::Supervisor},
+    shell::{
+        clock::Clock,
+        permits::Permits,
+        ports::{Buses, GpioLines},
+        store::Places,
+        supervisor::Supervisor,
+    },
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{Error, Result, objects::connect};
+use crate::{Error, Result};
 
 /// The real daemon, on a thread with a runtime and a connection of its own.
 pub struct DaemonThread {
@@ -22,13 +28,14 @@ pub struct DaemonThread {
 }
 
 impl DaemonThread {
-    /// Starts it on the bus at `address`, and waits until its permits are there.
+    /// Starts it on the bus at `address`, and waits until its permits are there. It remembers in these places.
     pub async fn start(
         address: &str,
         settings: Settings,
         clock: Clock,
         buses: Arc<dyn Buses>,
-        gpio: Arc<dyn Lines>,
+        gpio: Arc<dyn GpioLines>,
+        places: Places,
     ) -> Result<Self> {
         let (orders, mut ordered) = mpsc::unbounded_channel();
         let (to_board, permits) = oneshot::channel();
@@ -36,9 +43,9 @@ impl DaemonThread {
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
-                let connection = connect(&address).await?;
+                let connection = socket::connect(&address).await?;
                 let daemon = Daemon::new(settings, clock, connection, Supervisor::silent());
-                let daemon = daemon.with_buses(buses).with_gpio(gpio);
+                let daemon = daemon.with_buses(buses).with_gpio(gpio).with_places(places);
                 if to_board.send(daemon.permits()).is_err() {
                     return Err(Error::from("the board is gone"));
                 }

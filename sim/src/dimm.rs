@@ -4,28 +4,14 @@
 use std::{
     io,
     sync::{
-        Arc, Mutex,
+        Mutex,
         atomic::{AtomicI32, AtomicU64, Ordering::Relaxed},
     },
-    thread,
-    time::{Duration, Instant},
 };
 
-use acpi_stated::{
-    adapters::i2c::{Buses, I2cBus},
-    logic::chip::Access,
-};
+use acpi_stated::logic::chip::Access;
 
-use crate::{
-    lock,
-    platform::{CPU_BUS, Platform},
-    simbus::{Master, Outcome, SimBus, TRANSFER},
-};
-
-/// How long a bus that hangs keeps its master; the kernel's timeout, on a driver that has one.
-const HANG_TICK: Duration = Duration::from_millis(1);
-/// No bus of a board hangs longer.
-const LONGEST_HANG: Duration = Duration::from_secs(20);
+use crate::lock;
 
 /// What kind of memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -109,12 +95,17 @@ impl Dimm {
         self.reads.load(Relaxed)
     }
 
-    fn manner(&self) -> Manner {
+    /// The BMC has read it once more.
+    pub(crate) fn count_read(&self) {
+        self.reads.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn manner(&self) -> Manner {
         *lock(&self.manner)
     }
 
     /// The value of a register; `None` if it has no such one.
-    fn register(&self, access: Access) -> Option<u16> {
+    pub(crate) fn register(&self, access: Access) -> Option<u16> {
         // In sixteenths, two's complement.
         let temperature =
             u16::from_ne_bytes(i16::try_from(self.temperature.load(Relaxed)).ok()?.to_ne_bytes());
@@ -131,12 +122,12 @@ impl Dimm {
                 };
                 Some(value.swap_bytes())
             }
-            // SPD5118: type, capability, configuration of the sensor, and the temperature in quarters at bit 2.
+            // SPD5118: type, capability, page, configuration of the sensor, and the temperature in quarters at bit 2.
             (Kind::Ddr5, Access::Word(0)) => Some(u16::from_le_bytes([0x51, 0x18])),
             (Kind::Ddr5, Access::Byte(0)) => Some(0x51),
             (Kind::Ddr5, Access::Byte(1)) => Some(0x18),
             (Kind::Ddr5, Access::Byte(5)) => Some(0x03),
-            (Kind::Ddr5, Access::Byte(26)) => Some(0),
+            (Kind::Ddr5, Access::Byte(11 | 26)) => Some(0),
             (Kind::Ddr5, Access::Word(49)) => Some(temperature & 0x1ffc),
             (Kind::Ddr4 | Kind::Ddr5, _) => None,
         }
@@ -146,66 +137,4 @@ impl Dimm {
 /// What a controller gives when no device acknowledges.
 pub(crate) fn nobody_answers() -> io::Error {
     io::Error::from(rustix::io::Errno::NXIO)
-}
-
-/// The board's buses, in the place of the kernel's: those of the DIMMs, and the CPU's.
-#[derive(Clone, Debug)]
-pub struct SimBuses {
-    /// Those of the DIMMs.
-    pub dimms: Vec<Arc<SimBus>>,
-    /// Nothing answers without power.
-    pub platform: Platform,
-}
-
-impl Buses for SimBuses {
-    fn open(&self, bus: u32, _: Duration) -> io::Result<Box<dyn I2cBus>> {
-        if bus == CPU_BUS {
-            return Ok(self.platform.cpu_bus());
-        }
-        let bus = self.dimms.iter().find(|known| known.number() == bus);
-        let bus = bus.ok_or_else(|| io::Error::from(rustix::io::Errno::NOENT))?;
-        Ok(Box::new(Bmc { bus: Arc::clone(bus), platform: self.platform.clone() }))
-    }
-
-    fn driver_of(&self, _: u32, _: u8) -> Option<String> {
-        None
-    }
-}
-
-/// The BMC's controller of one bus.
-struct Bmc {
-    bus: Arc<SimBus>,
-    platform: Platform,
-}
-
-impl I2cBus for Bmc {
-    fn read(&mut self, address: u8, access: Access) -> io::Result<u16> {
-        let errno = |errno: rustix::io::Errno| io::Error::from(errno);
-        let address = u32::from(address);
-        let dimm = self.bus.dimms().iter().find(|dimm| dimm.address == address);
-        let manner = dimm.filter(|_| self.platform.is_up()).map_or(Manner::Absent, Dimm::manner);
-        let length = if manner == Manner::Absent { TRANSFER / 4 } else { TRANSFER };
-        let outcome = match dimm.filter(|_| manner == Manner::Hangs) {
-            Some(dimm) => self.bus.held(Master::Bmc, address, || {
-                let began = Instant::now();
-                while dimm.manner() == Manner::Hangs && began.elapsed() < LONGEST_HANG {
-                    thread::sleep(HANG_TICK);
-                }
-            }),
-            None => self.bus.stretched(Master::Bmc, address, length),
-        };
-        match outcome {
-            Outcome::Done => {}
-            Outcome::Denied => return Err(errno(rustix::io::Errno::AGAIN)),
-            Outcome::Unconnected => return Err(nobody_answers()),
-        }
-        let Some(dimm) = dimm else { return Err(nobody_answers()) };
-        dimm.reads.fetch_add(1, Relaxed);
-        match manner {
-            Manner::Well => dimm.register(access).ok_or_else(|| errno(rustix::io::Errno::REMOTEIO)),
-            Manner::Absent => Err(nobody_answers()),
-            Manner::Garbage => Ok(0xffff),
-            Manner::Hangs => Err(errno(rustix::io::Errno::TIMEDOUT)),
-        }
-    }
 }

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! phosphor-pid-control: zones that drive the fans by temperatures, go to failsafe when an input fails, and are blind in Manual.
 //!
-//! Its rules are those of contract 4.1 and 4.2, read again in its source at ca3d666e (`pid/zone.cpp`, `pid/zone.hpp`, `pid/pidloop.cpp`,
-//! `pid/fancontroller.cpp`, `dbus/dbuspassive.cpp`, `main.cpp`):
+//! Its rules are those of openbmc 4.1 and 4.2, read again in its source at ca3d666e (`pid/zone.cpp`, `pid/zone.hpp`, `pid/pidloop.cpp`,
+//! `pid/fancontroller.cpp`, `dbus/dbuspassive.cpp`, `dbus/dbusconfiguration.cpp`, `main.cpp`):
 //!
 //! - A cycle every 100 ms drives the fans, one every second looks at the thermal inputs. In Manual both return at once: no
 //!   input is looked at, no PWM is written, and what was failed stays so. There is no dead-man.
 //! - An input that has failed ([`Input::failure`]) is in the failsafe set until a look finds it good. While the set is not empty,
 //!   no PWM is below [`FAILSAFE_PERCENT`].
 //! - A PWM is written when its value is another than the one that was written last, and once after Manual=false.
-//! - The name comes first; the zones when all their inputs are on D-Bus, tried every 10 s. A new zone is in failsafe by its fans until
-//!   its first cycle, and not in Manual.
-//! - A new sensor below `/xyz/openbmc_project/sensors`, or a new configuration, rebuilds all zones after 2 s.
+//! - The name comes first, then the zones; where that fails, it is tried again every 10 s. A zone is made of the inputs that the
+//!   mapper knows at that moment, and one that is not there is missed by nobody (`findSensors`). A new zone is in failsafe by
+//!   its fans until its first cycle, and not in Manual.
+//! - `InterfacesAdded` or `InterfacesRemoved` below `/xyz/openbmc_project/sensors/`, or a new configuration, rebuilds all zones 2 s
+//!   after the last (`createMatches`, `eventHandler`). Nothing else makes it look for sensors.
 //! - `FailSafe` is computed when it is read: no signal tells of it. Where Manual comes before the first cycle of a new zone, it
 //!   reads true until Manual is given back, and does nothing.
 //!
@@ -25,7 +27,10 @@ use std::{
 
 use acpi_stated::{logic::time::Time, shell::clock::Clock};
 use tokio::{sync::mpsc, task::JoinSet};
-use zbus::{Connection, MatchRule, MessageStream, ObjectPath, Variant, message::Type};
+use zbus::{
+    Connection, MatchRule, Message, MessageStream, ObjectPath, Variant,
+    message::{Flags, Type},
+};
 
 use crate::{
     Result,
@@ -135,8 +140,10 @@ struct Shared {
     eyes: PidInputs,
     sensors: BmcSensors,
     timeline: Timeline,
-    /// For each zone its inputs.
+    /// For each zone its inputs, as they are configured.
     inputs: [Vec<String>; ZONES.len()],
+    /// And those of them that it was built with.
+    found: Mutex<[Vec<String>; ZONES.len()]>,
     record: Mutex<Record>,
     /// The speed that the DIMMs' fans must have now, while a time in POST is watched.
     wanted: Mutex<Option<u64>>,
@@ -152,7 +159,7 @@ struct Life {
 }
 
 impl FanControl {
-    /// Starts it on the bus at `address`. The zones are there when `dimms` and `cpu`, by name, are.
+    /// Starts it on the bus at `address`. Its inputs are `dimms` and `cpu`, by name, as far as they are there.
     pub async fn start(
         address: &str,
         clock: Clock,
@@ -171,6 +178,7 @@ impl FanControl {
             sensors,
             timeline,
             inputs: [all, vec![cpu, INLET.to_owned()]],
+            found: Mutex::default(),
             record: Mutex::default(),
             wanted: Mutex::default(),
             life: Mutex::default(),
@@ -184,19 +192,15 @@ impl FanControl {
         let (to_loop, writes) = mpsc::unbounded_channel();
         let (reload, reloads) = mpsc::unbounded_channel();
         let connection = connect(&self.shared.address).await?;
-        let rule = MatchRule::builder()
-            .msg_type(Type::Signal)
-            .interface(OBJECT_MANAGER)
-            .member("InterfacesAdded")
-            .build()?;
-        let mut added = MessageStream::for_match_rule(rule, &connection, None).await?;
+        let rule = MatchRule::builder().msg_type(Type::Signal).interface(OBJECT_MANAGER).build()?;
+        let mut changes = MessageStream::for_match_rule(rule, &connection, None).await?;
         let objects = Objects::new(connection, Some(to_loop));
         let mut tasks = JoinSet::new();
         objects.serve(NoMethods, &mut tasks);
         objects.connection().request_name(NAME).await?;
         let new_sensors = reload.clone();
         tasks.spawn(async move {
-            while let Some(signal) = next(&mut added).await {
+            while let Some(signal) = next(&mut changes).await {
                 let body = signal.body();
                 let path = body.deserialize_ignore_signature::<ObjectPath<'_>>();
                 if path.is_ok_and(|path| path.as_str().starts_with(SENSORS)) {
@@ -250,6 +254,12 @@ impl FanControl {
     pub fn is_failsafe(&self, zone: &str) -> Option<bool> {
         let life = lock(&self.shared.life);
         life.as_ref()?.objects.value(zone, MODE, FAIL_SAFE)?.downcast_ref().ok()
+    }
+
+    /// Whether the zones have all their inputs.
+    #[must_use]
+    pub fn knows_all(&self) -> bool {
+        *lock(&self.shared.found) == self.shared.inputs
     }
 
     /// The slowest of the DIMMs' fans, of 255.
@@ -383,8 +393,6 @@ async fn run(
         while shared.discover().await.is_err() {
             sleep(shared.clock, BUILD_AGAIN).await;
         }
-        // They are what the zones were waiting for.
-        while reloads.try_recv().is_ok() {}
         let cycles = shared.cycles(&objects, &mut writes, &mut reloads);
         if cycles.await.is_err() {
             // The connection has ended, and with it all that there is to do.
@@ -405,9 +413,15 @@ impl Shared {
     async fn discover(&self) -> Result<()> {
         self.eyes.forget();
         let all: BTreeSet<&String> = self.inputs.iter().flatten().collect();
-        for name in all {
+        let present = self.eyes.present(all).await?;
+        for name in &present {
             self.eyes.discover(name).await?;
         }
+        let mut found = self.inputs.clone();
+        for inputs in &mut found {
+            inputs.retain(|name| present.contains(name));
+        }
+        *lock(&self.found) = found;
         Ok(())
     }
 
@@ -473,7 +487,8 @@ impl Shared {
         passed: Duration,
         between: &[(String, &'static str)],
     ) -> Result<()> {
-        let (Some(path), Some(wanted)) = (ZONES.get(zone.number), self.inputs.get(zone.number)) else {
+        let wanted = lock(&self.found).get(zone.number).cloned();
+        let (Some(path), Some(wanted)) = (ZONES.get(zone.number), wanted) else {
             return Ok(());
         };
         let manual = objects.value(path, MODE, MANUAL).and_then(|value| value.downcast_ref().ok());
@@ -483,7 +498,7 @@ impl Shared {
             let mut found = Vec::new();
             if now >= zone.thermals_at {
                 zone.thermals_at = now + THERMAL_CYCLE;
-                found = zone.look(wanted, &self.eyes.inputs());
+                found = zone.look(&wanted, &self.eyes.inputs());
             }
             // What was signalled while it was blind is found by its next look, or by none.
             let between = if zone.was_manual { &[] } else { between };
@@ -529,14 +544,18 @@ impl Shared {
     async fn drive(&self, connection: &Connection, zone: &mut Zone) -> Result<()> {
         let target = zone.target();
         let again = std::mem::take(&mut zone.write_again);
-        for pwm in zone.pwms() {
-            if zone.written.get(pwm) == Some(&target) && !again {
-                continue;
-            }
-            let body = (FAN_PWM, TARGET, Variant::from(target));
-            connection.call_method(Some(FAN_SENSOR), *pwm, Some(PROPERTIES), "Set", &body).await?;
-            zone.written.insert(pwm, target);
+        let other = |pwm: &&&'static str| again || zone.written.get(**pwm) != Some(&target);
+        let pwms: Vec<&'static str> = zone.pwms().iter().filter(other).copied().collect();
+        let body = (FAN_PWM, TARGET, Variant::from(target));
+        // One handler of one thread: who Sets Manual meanwhile is answered when all are written (`dbus/dbuswrite.cpp`).
+        // So nothing is waited for in between, and the last answer is that of all.
+        let Some((last, others)) = pwms.split_last() else { return Ok(()) };
+        for pwm in others {
+            let set = Message::method_call(*pwm, "Set").destination(FAN_SENSOR).interface(PROPERTIES);
+            connection.send(&set.with_flags(Flags::NO_REPLY_EXPECTED).build(&body)?).await?;
         }
+        connection.call_method(Some(FAN_SENSOR), *last, Some(PROPERTIES), "Set", &body).await?;
+        zone.written.extend(pwms.into_iter().map(|pwm| (pwm, target)));
         Ok(())
     }
 

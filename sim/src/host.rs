@@ -16,7 +16,8 @@ use crate::{
     dimm::Dimm,
     ipmid::{Ipmid, SET_ACPI_POWER_STATE, cc},
     lock,
-    simbus::{Master, Outcome, SimBus},
+    simbus::SimBus,
+    transfer::{Master, Outcome},
 };
 
 /// How many words UEFI reads of each SPD.
@@ -178,7 +179,7 @@ impl Host {
         let request = [SET_ACPI_POWER_STATE, system, device];
         let sent = Instant::now();
         if self.firmware == Firmware::FRetry {
-            // kcsbridge drops its slot and sends the new request; the first goes on (contract 1.2).
+            // kcsbridge drops its slot and sends the new request; the first goes on (openbmc 1.2).
             let ipmid = self.ipmid.clone();
             lock(&self.given_up).spawn(async move { ipmid.request(&request).await });
         }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a BMC has without the daemon: dbus-sensors' hwmontempsensor, with the same sensors on the same buses.
 //!
-//! Its rules (contract 3.1 and 3.2; dbus-sensors `src/sensor.hpp`, `src/Utils.cpp`, `src/hwmon-temp/HwmonTempSensor.cpp` and
+//! Its rules (openbmc 3.1 and 3.2; dbus-sensors `src/sensor.hpp`, `src/Utils.cpp`, `src/hwmon-temp/HwmonTempSensor.cpp` and
 //! `HwmonTempMain.cpp` at fc2953c5): after a good read Value, then Functional=true, then Available=true; the fifth failed read in
 //! a row makes it Functional=false, then Value=NaN, and leaves Available as it is. With `PowerState` On it goes at once when the
 //! host leaves Running, Value=NaN before Available=false, and 10 s after Running it is Available again, before its first read.
@@ -17,10 +17,10 @@ use std::{
 };
 
 use acpi_stated::{
-    adapters::i2c::{Buses, I2cBus},
     config::{Sensor, Source},
     logic::chip::{Chip, Progress},
     shell::clock::Clock,
+    shell::ports::{Buses, I2cBus},
 };
 use tokio::{sync::mpsc, task::JoinSet};
 use zbus::{MatchRule, MessageStream, Variant, message::Type};
@@ -250,7 +250,7 @@ impl Bus {
 /// The kernel's driver knows its chip once and for all, so what is left of a fault is that the read failed.
 fn read(bus: &mut dyn I2cBus, chip: &mut Chip, address: u8) -> Option<f64> {
     loop {
-        match bus.read(address, chip.next()).map(|value| chip.take(value)) {
+        match bus.transfer(address, chip.next()).map(|value| chip.take(value)) {
             Ok(Progress::More) => {}
             Ok(Progress::Reading(celsius)) => return Some(celsius.degrees()),
             Ok(Progress::Fault(_)) | Err(_) => return None,

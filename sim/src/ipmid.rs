@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A double of phosphor-host-ipmid for the ACPI power state commands, `NetFn` 06h, and for UEFI's progress codes.
 //!
-//! It makes exactly the D-Bus calls of the real one (contract 1.1), and has its own table of the
+//! It makes exactly the D-Bus calls of the real one (openbmc 1.1), and has its own table of the
 //! states, so that the daemon's is tested against it.
 
 use zbus::{Connection, OwnedVariant, Variant};
@@ -79,7 +79,7 @@ impl Ipmid {
     }
 
     /// Send Boot Progress Code of the SBMR group, by which UEFI tells how far it is: the code to `Boot.Raw`, then the time, then the
-    /// stage, each to the first object that has it (contract 6). The completion code.
+    /// stage, each to the first object that has it (openbmc 6). The completion code.
     pub async fn send_boot_progress(&self, stage: &str) -> u8 {
         // A progress code of edk2's PEI core; its eight bytes are looked at by nobody here.
         let code = Variant::from(vec![0x01_u8, 0x00, 0x00, 0x00, 0x00, 0x10, 0x02, 0x03]);

@@ -6,11 +6,11 @@
 //! - [`board`]: everything put together; a board performs boots. Read it first.
 //! - [`setup`], [`daemon`]: what a board is made of and how it boots; the real daemon on it.
 //! - [`host`]: the host: its firmware reads the SPDs, and reports what its kind reports.
-//! - [`dimm`]: DIMMs as the BMC reads them, through the daemon's own interface to a bus.
+//! - [`dimm`], [`buses`]: DIMMs as the BMC reads them, through the daemon's own interface to a bus.
 //! - [`platform`], [`cooling`]: the hardware in truth: rails, CPU, and how warm everything gets.
 //! - [`fan_control`], [`pid_inputs`]: phosphor-pid-control, and what it concludes of the sensors.
 //! - [`bmc_sensors`], [`hwmon_temp`]: dbus-sensors: what a board has of it anyway, and what it does in the daemon's place.
-//! - [`simbus`], [`spd_mux`], [`poller`]: DIMM buses with contention or a mux; the BMC's polling with real permits.
+//! - [`simbus`], [`transfer`], [`spd_mux`], [`poller`]: DIMM buses with contention or a mux; the BMC's polling with real permits.
 //! - [`power_control`], [`progress`], [`ipmid`], [`mapper`], [`systemd`]: doubles of what is on a BMC's D-Bus.
 //! - [`observer`]: what the daemon shows on D-Bus, as anybody else on the bus sees it.
 //! - [`truth`], [`tally`]: what the board did and what happened on its buses; the counts from it.
@@ -18,10 +18,12 @@
 
 pub mod bmc_sensors;
 pub mod board;
+pub mod buses;
 pub mod clock;
 pub mod cooling;
 pub mod daemon;
 pub mod dimm;
+pub mod fair;
 pub mod fan_control;
 pub mod fan_show;
 pub mod host;
@@ -45,6 +47,7 @@ pub mod systemd;
 pub mod tally;
 pub mod temperatures;
 pub mod timeline;
+pub mod transfer;
 pub mod truth;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

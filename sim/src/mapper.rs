@@ -2,7 +2,7 @@
 //! A double of phosphor-objmgr's mapper: who serves which interface on which object.
 //!
 //! It introspects each well-known name from "/" down when the name gets an owner, and forgets it when
-//! the owner is gone (contract 1.6). Unique names and `org.freedesktop` names are left out. Objects
+//! the owner is gone (openbmc 1.6). Unique names and `org.freedesktop` names are left out. Objects
 //! that come or go later are followed by `InterfacesAdded` and `InterfacesRemoved`, in the order in which these and the
 //! questions arrive.
 
@@ -54,7 +54,7 @@ pub async fn start(address: &str, tasks: &mut JoinSet<()>) -> Result<()> {
     let mapper = Mapper::default();
     let objects = Objects::new(connection.clone(), None);
     objects.add_interface(PATH, INTERFACE);
-    let (to_do, mut names) = mpsc::unbounded_channel::<(String, String)>();
+    let (to_do, mut names) = mpsc::unbounded_channel::<String>();
     let listener = mapper.clone();
     tasks.spawn(async move {
         while let Some(message) = next(&mut messages).await {
@@ -63,9 +63,9 @@ pub async fn start(address: &str, tasks: &mut JoinSet<()>) -> Result<()> {
                     // The connection has ended.
                     return;
                 }
-            } else if let Some(changed) = listener.signal(&message) {
+            } else if let Some(name) = listener.signal(&message) {
                 // The introspecting task lives as long as this one.
-                drop(to_do.send(changed));
+                drop(to_do.send(name));
             }
         }
     });
@@ -82,10 +82,12 @@ pub async fn start(address: &str, tasks: &mut JoinSet<()>) -> Result<()> {
                 &name,
             );
             let owner = bus.await.and_then(|reply| reply.body().deserialize::<String>());
-            mapper.owner_changed(&connection, &name, &owner.unwrap_or_default()).await;
+            if let Some(name) = mapper.owned(&name, &owner.unwrap_or_default()) {
+                mapper.look_at(&connection, &name).await;
+            }
         }
-        while let Some((name, owner)) = names.recv().await {
-            mapper.owner_changed(&connection, &name, &owner).await;
+        while let Some(name) = names.recv().await {
+            mapper.look_at(&connection, &name).await;
         }
     });
     Ok(())
@@ -96,14 +98,15 @@ fn is_followed(name: &str) -> bool {
 }
 
 impl Mapper {
-    /// Takes in a signal; a name that has changed hands, with its new owner, is to be introspected.
-    fn signal(&self, signal: &Message) -> Option<(String, String)> {
+    /// Takes in a signal; a name that has a new owner is to be introspected. What it announces meanwhile counts already, and
+    /// what a name had is forgotten at once with its owner (phosphor-objmgr:src/main.cpp, `nameChangeHandler`).
+    fn signal(&self, signal: &Message) -> Option<String> {
         let header = signal.header();
         let body = signal.body();
         match header.member()?.as_str() {
             "NameOwnerChanged" => {
                 let (name, _, new) = body.deserialize::<(&str, &str, &str)>().ok()?;
-                is_followed(name).then(|| (name.to_owned(), new.to_owned()))
+                self.owned(is_followed(name).then_some(name)?, new)
             }
             "InterfacesAdded" => {
                 type Added<'a> = (ObjectPath<'a>, BTreeMap<&'a str, BTreeMap<&'a str, Variant<'a>>>);
@@ -149,21 +152,27 @@ impl Mapper {
         }
     }
 
-    async fn owner_changed(&self, connection: &Connection, name: &str, owner: &str) {
+    /// This name is owned by that connection now, or by none; the name, if it is to be introspected.
+    fn owned(&self, name: &str, owner: &str) -> Option<String> {
         lock(&self.objects).retain(|_, services| {
             services.remove(name);
             !services.is_empty()
         });
+        let mut owners = lock(&self.owners);
         if owner.is_empty() {
-            lock(&self.owners).remove(name);
-        } else {
-            lock(&self.owners).insert(name.to_owned(), owner.to_owned());
-            self.introspect(connection, name).await;
-            let private = format!("{INTERFACE}.Private");
-            let told = connection.emit_signal(None::<&str>, PATH, private, "IntrospectionComplete", &name);
-            // Only a connection that has ended cannot say it.
-            drop(told.await);
+            owners.remove(name);
+            return None;
         }
+        owners.insert(name.to_owned(), owner.to_owned());
+        Some(name.to_owned())
+    }
+
+    async fn look_at(&self, connection: &Connection, name: &str) {
+        self.introspect(connection, name).await;
+        let private = format!("{INTERFACE}.Private");
+        let told = connection.emit_signal(None::<&str>, PATH, private, "IntrospectionComplete", &name);
+        // Only a connection that has ended cannot say it.
+        drop(told.await);
     }
 
     async fn introspect(&self, connection: &Connection, name: &str) {

@@ -2,7 +2,7 @@
 //! phosphor-pid-control's eyes: what it concludes of each temperature sensor, signal by signal.
 //!
 //! It applies every signal by itself and may run its loop between any two; so each is judged by its rules as it comes
-//! (contract 4.1).
+//! (openbmc 4.1).
 
 use std::{
     collections::BTreeMap,
@@ -117,6 +117,18 @@ impl PidInputs {
             }
         });
         Ok(Self { connection, shared })
+    }
+
+    /// Which of these sensors the mapper knows.
+    pub async fn present(&self, names: impl IntoIterator<Item = &String>) -> Result<Vec<String>> {
+        let body = (SENSORS, 0_i32, [VALUE].as_slice());
+        let found = self
+            .connection
+            .call_method(Some(mapper::NAME), mapper::PATH, Some(mapper::INTERFACE), "GetSubTree", &body)
+            .await?;
+        let found: mapper::SubTree = found.body().deserialize()?;
+        let there = |name: &&String| found.contains_key(&format!("{SENSORS}/{name}"));
+        Ok(names.into_iter().filter(there).cloned().collect())
     }
 
     /// Reads a sensor for the first time: finds its service by the mapper, and reads all its interfaces at once.

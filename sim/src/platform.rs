@@ -9,9 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use acpi_stated::{adapters::i2c::I2cBus, logic::chip::Access, shell::clock::Clock};
+use acpi_stated::{logic::chip::Access, shell::clock::Clock, shell::ports::I2cBus};
 
-use crate::{clock::secs, dimm::nobody_answers, lock, simbus::TRANSFER};
+use crate::{clock::secs, dimm::nobody_answers, lock, transfer::TRANSFER};
 
 /// The bus of the CPU's own sensor; no DIMM is on it.
 pub const CPU_BUS: u32 = 5;
@@ -154,18 +154,19 @@ impl Platform {
 struct CpuBus(Platform);
 
 impl I2cBus for CpuBus {
-    fn read(&mut self, address: u8, access: Access) -> std::io::Result<u16> {
+    fn transfer(&mut self, address: u8, access: Access) -> std::io::Result<u16> {
         std::thread::sleep(TRANSFER);
         if address != CPU_ADDRESS || !self.0.cpu_answers() {
             return Err(nobody_answers());
         }
         let eighths = self.0.0.cpu_temperature.load(Relaxed).clamp(0, 255 * 8 + 7);
-        // AMD 40821: whole degrees, configuration, and eighths in the upper three bits.
+        // AMD 40821: whole degrees, configuration, upper limit, and eighths in the upper three bits.
         let value = match access {
             Access::Byte(0x01) => eighths / 8,
             Access::Byte(0x03) => 0,
+            Access::Byte(0x07) => 70,
             Access::Byte(0x10) => (eighths % 8) << 5,
-            Access::Byte(_) | Access::Word(_) => return Err(nobody_answers()),
+            Access::Byte(_) | Access::Word(_) | Access::Page0 => return Err(nobody_answers()),
         };
         Ok(u16::try_from(value).unwrap_or_default())
     }

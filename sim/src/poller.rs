@@ -15,10 +15,7 @@ use std::{
 
 use acpi_stated::shell::permits::{BusPermits, Need, Permits};
 
-use crate::{
-    dimm::Dimm,
-    simbus::{Master, SimBus},
-};
+use crate::{dimm::Dimm, simbus::SimBus, transfer::Master};
 
 /// Whether the poller heeds a refused permit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -116,9 +113,10 @@ fn poll(bus: &SimBus, permits: &BusPermits, gate: Gate, shared: &Shared) {
 mod tests {
     use super::*;
     use crate::dimm::Kind;
+    use acpi_stated::shell::permits::LEASE;
 
     fn set(permits: &Permits, open: bool) {
-        permits.set(|_| open, |_| open);
+        permits.set(LEASE, |_| open, |_| open);
     }
 
     fn wait(what: &str, mut done: impl FnMut() -> bool) {
@@ -131,7 +129,7 @@ mod tests {
 
     #[test]
     fn polls_while_it_is_permitted_and_takes_a_tenth_of_the_bus() {
-        let permits = Permits::new(1, &[(3, vec![0])]);
+        let permits = Permits::new(1, [3]);
         let bus = Arc::new(SimBus::new(3, Kind::Ddr4));
         assert!(Poller::start(Arc::new(SimBus::new(4, Kind::Ddr5)), &permits, Gate::Heeded).is_none());
         let poller = Poller::start(Arc::clone(&bus), &permits, Gate::Heeded).unwrap();
@@ -140,7 +138,7 @@ mod tests {
         set(&permits, true);
         wait("transfers", || bus.count(Master::Bmc) > 10);
         set(&permits, false);
-        wait("drain", || permits.in_flight(0).is_none());
+        wait("drain", || permits.in_flight(|_| true).is_none());
         let log = bus.take_log();
         thread::sleep(Duration::from_millis(20));
         assert!(bus.take_log().is_empty(), "it went on without a permit");
@@ -153,7 +151,7 @@ mod tests {
 
     #[test]
     fn with_the_gate_ignored_it_transfers_and_still_counts_openings() {
-        let permits = Permits::new(1, &[(3, vec![0])]);
+        let permits = Permits::new(1, [3]);
         let bus = Arc::new(SimBus::new(3, Kind::Ddr4));
         let poller = Poller::start(Arc::clone(&bus), &permits, Gate::Ignored).unwrap();
         wait("transfers", || bus.count(Master::Bmc) > 2);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Doubles of the power services: x86-power-control, and phosphor-state-manager (PSM) where it
-//! differs. Names, objects, permissions and the order of signals are those of contract 2.1 and 2.2.
+//! differs. Names, objects, permissions and the order of signals are those of openbmc 2.1 and 2.2.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -22,7 +22,7 @@ pub enum Flavour {
     X86 {
         /// `PostComplete` is configured.
         post_complete: bool,
-        /// It is patched to have `Boot.Progress`, and does not stamp it (contract 6).
+        /// It is patched to have `Boot.Progress`, and does not stamp it (openbmc 6).
         boot_progress: bool,
     },
     /// phosphor-state-manager, built with warm reboot.
@@ -125,7 +125,7 @@ impl PowerControl {
     }
 
     fn add_objects(&self) -> Result<()> {
-        // PSM's properties carry no readonly flag (contract 2.1).
+        // PSM's properties carry no readonly flag (openbmc 2.1).
         let psm = self.flavour == Flavour::Psm;
         let no_transition = "xyz.openbmc_project.State.Host.Transition.Off";
         self.host.add(HOST_PATH, HOST, "CurrentHostState", HOST_OFF, psm)?;

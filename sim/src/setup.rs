@@ -60,10 +60,14 @@ pub struct Setup {
     pub spd_mux: bool,
     /// UEFI sends its own progress codes as well.
     pub sends_progress: bool,
+    /// The daemon is told to write boot progress.
+    pub writes_progress: bool,
     /// Whether temperatures follow load and fans; otherwise they are what somebody sets.
     pub heats: bool,
     /// Something is broken on purpose, so that a failsafe is right.
     pub broken: bool,
+    /// Fan control is there before what reads the temperatures.
+    pub fans_first: bool,
     /// How much is told.
     pub detail: Detail,
     /// Whether fans, CPU power and boot progress are told of as well.
@@ -106,11 +110,20 @@ impl Setup {
             poll: Duration::from_secs(1).max(Duration::from_millis(30) * speed),
             spd_mux: false,
             sends_progress: false,
+            writes_progress: false,
             heats: false,
             broken: false,
+            fans_first: false,
             detail: Detail::Silent,
             tells_all: false,
         }
+    }
+
+    /// The same board at another speed. Its sensors are not read more often in real time.
+    #[must_use]
+    pub fn at_speed(self, speed: u32) -> Self {
+        let poll = (self.poll / self.speed.max(1) * speed).max(Duration::from_secs(1).min(self.poll));
+        Self { speed, poll, ..self }
     }
 
     /// The daemon's settings on this board.
@@ -124,6 +137,7 @@ impl Setup {
         host.fans.pwm = pwms(0).iter().map(|pwm| (*pwm).to_owned()).collect();
         host.fans.guard_sensors = vec![INLET_PATH.to_owned()];
         host.cpu_power_sensor = Some(CPU_POWER.to_owned());
+        host.write_boot_progress = self.writes_progress;
         host.spd_mux = self.spd_mux.then(|| config::SpdMux { line: LINE.to_owned(), host_level: true });
         let mut buses: Vec<Bus> = BUSES.map(|bus| Bus::new(bus, vec![0])).into();
         buses.push(Bus::new(CPU_BUS, Vec::new()));

@@ -20,47 +20,11 @@ use crate::{
     dimm::{Dimm, Kind},
     lock,
     spd_mux::SpdMux,
+    transfer::{Master, Outcome, TRANSFER, Transfer},
 };
 
-/// How long one transfer takes, in real time: a word read at 100 kHz.
-pub const TRANSFER: Duration = Duration::from_micros(450);
 /// How many DIMMs a bus has.
 pub const DIMMS: u32 = 4;
-
-/// Who transfers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Master {
-    /// The BMC's poller.
-    Bmc,
-    /// The host's firmware.
-    Uefi,
-}
-
-/// How a transfer ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Outcome {
-    /// The master had the bus for itself.
-    Done,
-    /// The other master had the bus already.
-    Denied,
-    /// The mux had the DIMMs at the other master's side, or moved meanwhile.
-    Unconnected,
-}
-
-/// One line of the log.
-#[derive(Clone, Copy, Debug)]
-pub struct Transfer {
-    /// The device's address.
-    pub device: u32,
-    /// Who transferred.
-    pub master: Master,
-    /// When it began.
-    pub start: Instant,
-    /// When it was over; for a denied one, the same.
-    pub end: Instant,
-    /// How it ended.
-    pub outcome: Outcome,
-}
 
 /// One bus.
 #[derive(Debug)]
@@ -137,26 +101,23 @@ impl SimBus {
     /// A transfer that ends when `until` returns.
     pub fn held(&self, master: Master, device: u32, until: impl FnOnce()) -> Outcome {
         let _adapter = (master == Master::Bmc).then(|| lock(&self.adapter));
-        let start = Instant::now();
         self.begun(master).fetch_add(1, Relaxed);
-        if !self.is_connected(master) {
-            let outcome = Outcome::Unconnected;
-            lock(&self.inner).log.push(Transfer { device, master, start, end: start, outcome });
-            return outcome;
-        }
-        let free = {
+        let start = {
             let mut inner = lock(&self.inner);
-            let free = inner.holder.is_none();
-            if free {
-                inner.holder = Some(master);
-            } else {
-                inner.log.push(Transfer { device, master, start, end: start, outcome: Outcome::Denied });
+            // Only now: a transfer begins when the bus is taken, not when somebody waits for this lock.
+            let start = Instant::now();
+            let refused = match inner.holder {
+                _ if !self.is_connected(master) => Some(Outcome::Unconnected),
+                Some(_) => Some(Outcome::Denied),
+                None => None,
+            };
+            if let Some(outcome) = refused {
+                inner.log.push(Transfer { device, master, start, end: start, outcome });
+                return outcome;
             }
-            free
+            inner.holder = Some(master);
+            start
         };
-        if !free {
-            return Outcome::Denied;
-        }
         until();
         let outcome = if self.is_connected(master) { Outcome::Done } else { Outcome::Unconnected };
         let mut inner = lock(&self.inner);

@@ -9,24 +9,22 @@ use std::{
     },
 };
 
-use acpi_stated::adapters::spd_mux::{Line, Lines};
+use acpi_stated::shell::ports::{GpioLine, GpioLines};
 
-use crate::{
-    lock,
-    simbus::Master,
-    timeline::{Timeline, Who},
-};
+use crate::{lock, transfer::Master};
 
 /// The name of its line; high is the host's side.
 pub const LINE: &str = "SPD_MUX_SEL";
 
+/// Is told whose the buses are from now on.
+type Listener = Box<dyn Fn(Master) + Send>;
+
 /// The mux; clones are the same.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct SpdMux(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
-    timeline: Mutex<Option<Timeline>>,
+    listener: Mutex<Option<Listener>>,
     side: Mutex<Master>,
     /// It does not move any more, whatever its line says.
     sticks: AtomicBool,
@@ -37,14 +35,20 @@ impl Default for Inner {
     /// Somebody has left it at the BMC.
     fn default() -> Self {
         let (sticks, moves) = (AtomicBool::new(false), AtomicU64::new(0));
-        Self { timeline: Mutex::default(), side: Mutex::new(Master::Bmc), sticks, moves }
+        Self { listener: Mutex::default(), side: Mutex::new(Master::Bmc), sticks, moves }
+    }
+}
+
+impl std::fmt::Debug for SpdMux {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("SpdMux").field(&self.side()).finish()
     }
 }
 
 impl SpdMux {
-    /// Its moves are told there.
-    pub fn tell(&self, timeline: Timeline) {
-        *lock(&self.0.timeline) = Some(timeline);
+    /// Its moves are told to this one.
+    pub fn tell(&self, listener: impl Fn(Master) + Send + 'static) {
+        *lock(&self.0.listener) = Some(Box::new(listener));
     }
 
     /// Whose the buses are.
@@ -65,21 +69,20 @@ impl SpdMux {
     }
 }
 
-impl Lines for SpdMux {
-    fn line(&self, _: &str) -> Box<dyn Line> {
+impl GpioLines for SpdMux {
+    fn line(&self, _: &str) -> Box<dyn GpioLine> {
         Box::new(self.clone())
     }
 }
 
-impl Line for SpdMux {
+impl GpioLine for SpdMux {
     fn drive(&mut self, high: bool) -> io::Result<()> {
         let side = if high { Master::Uefi } else { Master::Bmc };
         let moved = !self.0.sticks.load(SeqCst) && std::mem::replace(&mut *lock(&self.0.side), side) != side;
         if moved {
             self.0.moves.fetch_add(1, SeqCst);
-            let whose = if high { "the host" } else { "the BMC" };
-            if let Some(timeline) = &*lock(&self.0.timeline) {
-                timeline.row(Who::Mux, &format!("the SPD mux gives the DIMM buses to {whose}"));
+            if let Some(listener) = &*lock(&self.0.listener) {
+                listener(side);
             }
         }
         Ok(())

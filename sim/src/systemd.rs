@@ -20,7 +20,7 @@ const NAME: &str = "org.freedesktop.systemd1";
 const PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 
-/// The units that exist: the plain targets and host 0's instances of the templates (design 3.6).
+/// The units that exist: the plain targets and host 0's instances of the templates (rules 3.6).
 /// Those in one row conflict with each other.
 const UNITS: [[&str; 3]; 2] = [
     ["host-s0-state.target", "host-s2-state.target", "host-s5-state.target"],

@@ -38,7 +38,7 @@ pub struct Tally {
     pub holds: u64,
     /// The longest from the answer to S2 to fans that are held.
     pub held_after: Duration,
-    /// How much too long this machine let a board sleep at worst.
+    /// How long this machine kept a board waiting at worst.
     pub lateness: Duration,
     /// What else went wrong.
     pub faults: Vec<String>,

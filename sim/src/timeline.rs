@@ -8,10 +8,7 @@ use std::{
 
 use acpi_stated::{logic::time::Time, shell::clock::Clock};
 
-use crate::{
-    lock,
-    simbus::{Master, SimBus},
-};
+use crate::{lock, simbus::SimBus, transfer::Master};
 
 /// How much is told.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::simbus::Transfer;
+use crate::transfer::Transfer;
 
 /// How long after a power signal that reveals a silent power cycle or reset the BMC may still
 /// transfer, in real time. UEFI needs longer than that to its first SPD read.
@@ -71,7 +71,7 @@ impl Performed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simbus::{Master, Outcome};
+    use crate::transfer::{Master, Outcome};
 
     #[test]
     fn a_transfer_that_reaches_into_a_quiet_time_breaks_it() {

@@ -84,7 +84,8 @@ fn never_backwards(stages: &[String]) -> bool {
 fn it_follows_the_host_with_owners_of_both_kinds() {
     for power in [Flavour::Psm, X86_PROGRESS] {
         run(async {
-            let mut watched = Watched::start(setup(Firmware::F, power)).await;
+            let setup = Setup { writes_progress: true, ..setup(Firmware::F, power) };
+            let mut watched = Watched::start(setup).await;
             for way in WAYS {
                 let stages = watched.boot(way, "OSStart").await;
                 assert_eq!(stages, ["PrimaryProcInit", "OSStart"], "{power:?}, {way}");
@@ -103,7 +104,7 @@ fn it_follows_the_host_with_owners_of_both_kinds() {
 fn it_is_left_to_a_uefi_that_knows_better() {
     for power in [Flavour::Psm, X86_PROGRESS] {
         run(async {
-            let setup = Setup { sends_progress: true, ..setup(Firmware::F, power) };
+            let setup = Setup { sends_progress: true, writes_progress: true, ..setup(Firmware::F, power) };
             let mut watched = Watched::start(setup).await;
             for way in WAYS {
                 let stages = watched.boot(way, "SystemInitComplete").await;
@@ -126,7 +127,8 @@ fn it_is_left_to_a_uefi_that_knows_better() {
 #[test]
 fn where_nobody_has_it_nothing_is_written() {
     run(async {
-        let mut watched = Watched::start(setup(Firmware::F, X86)).await;
+        let setup = Setup { writes_progress: true, ..setup(Firmware::F, X86) };
+        let mut watched = Watched::start(setup).await;
         watched.board.boot(Way::PowerOn).await.expect("a boot");
         assert!(watched.board.power().progress().is_none());
         assert!(watched.stages.lock().expect("no panic").is_empty());

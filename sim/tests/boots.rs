@@ -109,7 +109,8 @@ fn a_systemd_that_never_answers_delays_no_host() {
     let tally = run(boots(setup, &[Way::PowerOn, Way::OsShutdown, Way::WarmReset]));
     good(&tally, 3);
     let (_, longest) = tally.ack_ms().expect("answers");
-    assert!(longest < 250.0, "{longest} ms");
+    let most = 250.0 + tally.lateness.as_secs_f64() * 1e3;
+    assert!(longest < most, "{longest} ms of {most}");
 }
 
 #[test]

@@ -27,6 +27,8 @@ const SPEED: u32 = 100;
 const POLL: Duration = Duration::from_secs(10);
 const SOON: Duration = Duration::from_secs(10);
 const CYCLES: usize = 100;
+/// How often Manual that is dropped is set again, at least.
+const DROPS: u32 = 5;
 
 /// Power cycles of every kind, in an order that is always the same: a linear congruential generator picks them.
 fn mixed(cycles: usize) -> Vec<Way> {
@@ -66,7 +68,7 @@ fn no_zone_is_in_failsafe_through_100_mixed_power_cycles() {
     for ((firmware, power), share) in boards.into_iter().zip(cycles.chunks(CYCLES.div_ceil(boards.len()))) {
         run(async {
             let mut board = Board::start(board(firmware, power, Bmc::AcpiStated)).await.expect("a board");
-            // What nobody can see (design 3.2, last paragraph) is a power cycle here; the first of a board is from off.
+            // What nobody can see (rules 3.2, last paragraph) is a power cycle here; the first of a board is from off.
             let seen = share.iter().map(|way| if board.protectable(*way) { *way } else { Way::PowerCycle });
             let ways: Vec<_> = std::iter::once(Way::PowerOn).chain(seen.skip(1)).collect();
             for (number, way) in ways.iter().enumerate() {
@@ -216,6 +218,47 @@ fn manual_that_somebody_drops_in_post_is_set_again() {
         board.zones().set_manual(ZONES[0], false).await.expect("a write");
         let again = |zones: &FanControl| held(zones) && zones.record().holds > holds;
         assert!(board.zones().wait(SOON, again).await, "held again");
+        is_given_back(board).await;
+    });
+}
+
+/// Fan control that was there first has nothing but the board's own sensor, and learns of ours by their announcement alone. All of them
+/// come in one burst, so that it reloads once.
+#[test]
+fn fan_control_that_was_there_first_learns_of_every_sensor() {
+    run(async {
+        let setup = Setup { fans_first: true, heats: false, ..board(Firmware::F, X86, Bmc::AcpiStated) };
+        let mut board = Board::start(setup).await.expect("a board");
+        let known = board.zones().wait(SOON, FanControl::knows_all).await;
+        assert!(known, "it knows {:?}", board.fan_control().inputs().into_keys());
+        assert_eq!(board.zones().record().builds, 2, "before us, and after us");
+        board.boot(Way::PowerOn).await.expect("a boot");
+        // It drives by them.
+        board.buses()[1].dimms()[2].set_temperature(88);
+        let fast = |zones: &FanControl| zones.slowest() == 255;
+        assert!(board.zones().wait(SOON, fast).await, "a hot DIMM: {}", board.zones().slowest());
+        assert_eq!(board.zones().record().builds, 2);
+        board.finish().await.expect("the daemon ends well");
+    });
+}
+
+/// Our restart in POST makes fan control reload, since sensors are announced; that takes Manual from the zone that the new process has
+/// just taken. It is held again, and whoever drops Manual afterwards meets the whole of the patience there is for that.
+#[test]
+fn a_restart_of_the_daemon_in_post_holds_the_fans_through_the_reload_that_follows() {
+    run(async {
+        let mut board = in_post().await;
+        let builds = board.zones().record().builds;
+        board.restart_daemon().await.expect("it restarts");
+        let reloaded = |zones: &FanControl| zones.record().builds == builds + 1 && held(zones);
+        assert!(board.zones().wait(SOON, reloaded).await, "reloaded and held: {:?}", board.zones().record());
+        for drop in 1..=DROPS {
+            let holds = board.zones().record().holds;
+            board.zones().set_manual(ZONES[0], false).await.expect("a write");
+            let again = |zones: &FanControl| held(zones) && zones.record().holds > holds;
+            assert!(board.zones().wait(SOON, again).await, "held again after drop {drop}");
+        }
+        assert_eq!(board.zones().record().builds, builds + 1, "announced once");
         is_given_back(board).await;
     });
 }

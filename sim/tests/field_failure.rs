@@ -45,7 +45,7 @@ async fn gate_is_open(observer: &Observer) -> bool {
     matches!(observer.get(TRACKER, "GateOpen").await.as_deref(), Some(Variant::Bool(true)))
 }
 
-/// Design 3.7: `NoCpuPower` 30 s after chassis On, `FirmwareSilent` after 120 s; both are over when the host has recovered, and
+/// Rules 3.7: `NoCpuPower` 30 s after chassis On, `FirmwareSilent` after 120 s; both are over when the host has recovered, and
 /// the BMC never takes the DIMM buses meanwhile.
 #[test]
 fn chassis_on_and_no_power_into_the_cpu_is_diagnosed_in_time_and_over_after_recovery() {

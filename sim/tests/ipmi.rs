@@ -4,16 +4,24 @@
 
 mod common;
 
+use std::time::{Duration, Instant};
+
 use acpi_sim::{
     board::Board,
     host::Firmware,
     ipmid::{GET_ACPI_POWER_STATE, INTERFACE, Ipmid, SET_ACPI_POWER_STATE, cc},
     mapper,
+    objects::{NoMethods, Objects, connect},
+    observer::TRACKER,
     plan::X86,
     private_bus::PrivateBus,
+    setup::Way,
 };
 use common::{run, setup};
 use tokio::task::JoinSet;
+
+const OBJECT: &str = "/xyz/openbmc_project/control/host0/acpi_power_state";
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Data bytes, completion code, then `SysACPIStatus` and `DevACPIStatus`, and what Get answers.
 type Row = ([u8; 2], u8, &'static str, &'static str, [u8; 2]);
@@ -78,6 +86,76 @@ fn every_state_can_be_set_and_got() {
                 assert_eq!(got.get(..2), Some([cc::OK, code].as_slice()), "{byte:02x}");
             }
         }
+        board.finish().await.expect("the daemon ends well");
+    });
+}
+
+/// A state that is inferred says its device too, so that the two bytes of the answer fit. Firmware M reports no S2.
+#[test]
+fn an_inferred_state_is_answered_with_its_device() {
+    run(async {
+        let mut board = Board::start(setup(Firmware::M, X86)).await.expect("a board");
+        let get = async |board: &Board| board.ipmid().request(&[GET_ACPI_POWER_STATE]).await;
+        let is = async |board: &Board, system: u8, device: u8| {
+            let begin = Instant::now();
+            while get(board).await != [cc::OK, system, device] {
+                assert!(
+                    begin.elapsed() < PATIENCE,
+                    "{:02x?}, not {system:02x} {device:02x}",
+                    get(board).await
+                );
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        // Found off at the start.
+        is(&board, 0x05, 0x03).await;
+        board.boot(Way::PowerOn).await.expect("a boot");
+        let response = board.ipmid().request(&[SET_ACPI_POWER_STATE, 0x80, 0x80]).await;
+        assert_eq!(response, [cc::OK]);
+        is(&board, 0x00, 0x00).await;
+        // Reset with its power on; nobody reports anything.
+        let _shown = board.power().warm_reset().await.expect("a reset");
+        is(&board, 0x02, 0x02).await;
+        board.force_off().await.expect("off");
+        is(&board, 0x05, 0x03).await;
+        board.finish().await.expect("the daemon ends well");
+    });
+}
+
+/// Whoever serves the object under a name that sorts before ours gets the host's reports, and announces nothing. The daemon says so for
+/// as long as it is there.
+#[test]
+fn a_rival_that_takes_the_hosts_reports_is_told_of_until_it_leaves() {
+    run(async {
+        let board = Board::start(setup(Firmware::F, X86)).await.expect("a board");
+        let rival = async |there: bool| {
+            let begin = Instant::now();
+            loop {
+                let diagnoses = board.observer().get(TRACKER, "Diagnoses").await.expect("a value");
+                let diagnoses = Vec::<String>::try_from(diagnoses).expect("strings");
+                if diagnoses.iter().any(|diagnosis| diagnosis == "RivalOwner") == there {
+                    return;
+                }
+                assert!(begin.elapsed() < PATIENCE, "{diagnoses:?}");
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        rival(false).await;
+        let mut tasks = JoinSet::new();
+        let objects = Objects::new(connect(board.address()).await.expect("the bus"), None);
+        for property in ["SysACPIStatus", "DevACPIStatus"] {
+            let unknown = format!("{INTERFACE}.ACPI.Unknown");
+            objects.add(OBJECT, INTERFACE, property, unknown, true).expect("a property");
+        }
+        objects.serve(NoMethods, &mut tasks);
+        let name = "xyz.openbmc_project.Control.A";
+        objects.connection().request_name(name).await.expect("the name is free");
+        rival(true).await;
+        assert_eq!(board.ipmid().request(&[SET_ACPI_POWER_STATE, 0x82, 0x82]).await, [cc::OK]);
+        let its = objects.string(OBJECT, INTERFACE, "SysACPIStatus").expect("a value");
+        assert!(its.ends_with(".S2_D2"), "ipmid has set it there: {its}");
+        objects.connection().release_name(name).await.expect("the bus");
+        rival(false).await;
         board.finish().await.expect("the daemon ends well");
     });
 }

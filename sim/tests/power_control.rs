@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The power services show what contract 2.2 says, in its order, and nothing else.
+//! The power services show what openbmc 2.2 says, in its order, and nothing else.
 #![allow(missing_docs, clippy::expect_used, reason = "a test that cannot go on says so and fails")]
 
 mod common;
@@ -146,7 +146,7 @@ fn phosphor_state_manager_has_the_chassis_first_and_its_own_boot_progress() {
     });
 }
 
-/// Contract 2.1: all names of x86-power-control are on one connection, so the mapper lists its
+/// Openbmc 2.1: all names of x86-power-control are on one connection, so the mapper lists its
 /// objects under each; the OS names are not PSM's.
 #[test]
 fn the_mapper_lists_an_object_under_each_name_of_its_connection() {

@@ -17,7 +17,7 @@ use acpi_sim::{
     ipmid::{SET_ACPI_POWER_STATE, cc},
     plan::X86_BARE,
     setup::{BUSES, Way},
-    simbus::{Master, Outcome},
+    transfer::{Master, Outcome},
 };
 use acpi_stated::shell::permits::{LEASE, Need};
 use common::{boots, good, run, setup, until};

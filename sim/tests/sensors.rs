@@ -153,12 +153,15 @@ fn an_absent_dimm_is_unavailable_and_one_that_fails_is_seen_to() {
         for name in ALL.into_iter().filter(|name| !name.ends_with('3')) {
             assert!(fan_control.wait(name, SOON, |input| reads(input, 40.0)).await, "{name}");
         }
+        // What answers is there, whatever it says; five reads later fan control sees that it cannot be read.
+        // (`Functional` was false from the start, so it is not signalled.)
+        let seen = |input: Input| input.value.is_nan() && input.available;
+        assert!(fan_control.wait("DIMM_TEMP_B3", SOON, seen).await, "it answers with garbage");
         // Longer than five reads.
         tokio::time::sleep(Duration::from_millis(500)).await;
-        for name in ["DIMM_TEMP_A3", "DIMM_TEMP_B3"] {
-            assert!(fan_control.input(name).is_some_and(is_unavailable), "{name} never answered");
-        }
-        assert_eq!(fan_control.take_failures(), []);
+        assert!(fan_control.input("DIMM_TEMP_A3").is_some_and(is_unavailable), "it never answered");
+        let failures = fan_control.take_failures();
+        assert!(failures.iter().all(|(name, _)| name == "DIMM_TEMP_B3"), "{failures:?}");
 
         // It is put right, and then one that has answered falls silent: fan control must see that.
         let [ddr4, ddr5] = board.buses() else { unreachable!("two buses") };
@@ -196,7 +199,12 @@ fn a_bus_that_hangs_holds_up_nobody() {
         let answer = board.host().report(Report::S2).await;
         assert_eq!(answer.code, cc::OK);
         // `ack_cap` is 250 ms; the report is two Sets, of which the first waits.
-        assert!((240..=300).contains(&answer.took.as_millis()), "{:?}", answer.took);
+        let most = Duration::from_millis(300) + board.lateness();
+        assert!(
+            answer.took >= Duration::from_millis(240) && answer.took <= most,
+            "{:?} of {most:?}",
+            answer.took
+        );
         for name in ALL {
             assert!(fan_control.wait(name, SOON, is_gone).await, "{name}");
         }
@@ -247,7 +255,7 @@ fn a_host_waits_for_one_transfer_only() {
             board.host().report(Report::S0).await;
         }
         waits.sort_unstable();
-        assert!(waits[10] < Duration::from_millis(50), "{waits:?}");
+        assert!(waits[10] < Duration::from_millis(50) + board.lateness(), "{waits:?}");
         board.finish().await.expect("the daemon ends well");
     });
 }

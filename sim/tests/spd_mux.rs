@@ -10,7 +10,7 @@ use acpi_sim::{
     plan::{X86, X86_BARE},
     power_control::Flavour,
     setup::{Setup, Way},
-    simbus::Master,
+    transfer::Master,
 };
 use common::{run, setup, until};
 

@@ -6,16 +6,15 @@
 use zbus::{Message, Variant};
 
 use crate::{
-    adapters::objects::{Access, Interface, Method, Object, Property, Request, Signal},
-    logic::{
-        acpi::AcpiState,
-        machine::Cause,
-        policy::{Diagnosis, GateReason},
+    adapters::{
+        names::Brief,
+        objects::{Access, Interface, Method, Object, Property, Request, Signal, properties_changed},
     },
+    logic::{acpi::AcpiState, cause::Cause, view::View},
     shell::permits::HostIndex,
 };
 
-/// The bus name, which is the existing daemon's: a clash fails loudly (design 5).
+/// The bus name, which is the existing daemon's: a clash fails loudly (rules 5).
 pub const BUS_NAME: &str = "xyz.openbmc_project.Control.Power.ACPIPowerState";
 /// The standard interface (phosphor-dbus-interfaces Control/Power/ACPIPowerState).
 pub const INTERFACE: &str = "xyz.openbmc_project.Control.Power.ACPIPowerState";
@@ -41,6 +40,7 @@ const DIAGNOSES: &str = "Diagnoses";
 const BOOT_COUNT: &str = "BootCount";
 const FIRMWARE_TIME: &str = "LastFirmwareTime";
 const BOOT_TIME: &str = "LastBootTime";
+const GET_HISTORY: &str = "GetHistory";
 const TRANSITIONED: &str = "Transitioned";
 
 static INTERFACES: [Interface; 2] = [
@@ -63,7 +63,7 @@ static INTERFACES: [Interface; 2] = [
             read(FIRMWARE_TIME, "t"),
             read(BOOT_TIME, "t"),
         ],
-        methods: &[Method { name: "GetHistory", input: &[("max", "u")], output: &[("history", "a(tsssu)")] }],
+        methods: &[Method { name: GET_HISTORY, input: &[("max", "u")], output: &[("history", "a(tsssu)")] }],
         signals: &[Signal {
             name: TRANSITIONED,
             args: &[("when", "t"), ("from", "s"), ("to", "s"), ("cause", "s")],
@@ -71,56 +71,21 @@ static INTERFACES: [Interface; 2] = [
     },
 ];
 
-/// What the Tracker shows of a host.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct View {
-    /// What brought the state about.
-    pub cause: Cause,
-    /// When, in microseconds since 1970.
-    pub since: u64,
-    /// The state before.
-    pub previous: AcpiState,
-    /// What keeps the gate closed; nothing if it is open.
-    pub gate_reasons: Vec<GateReason>,
-    /// What is wrong.
-    pub diagnoses: Vec<Diagnosis>,
-    /// Boots since the daemon started.
-    pub boots: u32,
-    /// Microseconds from the last boot's beginning to its first S2; 0 if not known.
-    pub firmware_time: u64,
-    /// Microseconds from the last boot's beginning to the working state; 0 if not known.
-    pub boot_time: u64,
-}
-
-impl View {
-    fn get(&self, name: &str) -> Variant<'static> {
-        let names = |names: Vec<&'static str>| Variant::from(names);
-        match name {
-            CAUSE => self.cause.name().into(),
-            SINCE => self.since.into(),
-            PREVIOUS => self.previous.dbus().into(),
-            GATE_OPEN => self.gate_reasons.is_empty().into(),
-            GATE_REASONS => names(self.gate_reasons.iter().map(|reason| reason.name()).collect()),
-            DIAGNOSES => names(self.diagnoses.iter().map(|diagnosis| diagnosis.name()).collect()),
-            BOOT_COUNT => self.boots.into(),
-            FIRMWARE_TIME => self.firmware_time.into(),
-            _ => self.boot_time.into(),
-        }
-    }
-
-    fn differs(&self, other: &Self, name: &str) -> bool {
-        match name {
-            CAUSE => self.cause != other.cause,
-            SINCE => self.since != other.since,
-            PREVIOUS => self.previous != other.previous,
-            GATE_OPEN => self.gate_reasons.is_empty() != other.gate_reasons.is_empty(),
-            GATE_REASONS => self.gate_reasons != other.gate_reasons,
-            DIAGNOSES => self.diagnoses != other.diagnoses,
-            BOOT_COUNT => self.boots != other.boots,
-            FIRMWARE_TIME => self.firmware_time != other.firmware_time,
-            _ => self.boot_time != other.boot_time,
-        }
-    }
+/// The value of a property of the Tracker.
+fn shown(view: &View, name: &str) -> Option<Variant<'static>> {
+    let names = |names: Vec<&'static str>| Variant::from(names);
+    Some(match name {
+        CAUSE => view.cause.name().into(),
+        SINCE => view.since.into(),
+        PREVIOUS => view.previous.dbus().into(),
+        GATE_OPEN => view.gate_reasons.is_empty().into(),
+        GATE_REASONS => names(view.gate_reasons.iter().map(|reason| reason.name()).collect()),
+        DIAGNOSES => names(view.diagnoses.iter().map(|diagnosis| diagnosis.name()).collect()),
+        BOOT_COUNT => view.boots.into(),
+        FIRMWARE_TIME => view.firmware_time.into(),
+        BOOT_TIME => view.boot_time.into(),
+        _ => return None,
+    })
 }
 
 /// One host's object.
@@ -170,8 +135,8 @@ impl AcpiObject {
             .iter()
             .filter(|interface| interface.name == TRACKER)
             .flat_map(|interface| interface.properties)
-            .filter(|property| before.differs(&self.view, property.name))
-            .map(|property| (property.name, self.view.get(property.name)))
+            .filter_map(|property| Some((property.name, shown(&self.view, property.name)?)))
+            .filter(|(name, value)| shown(&before, name).as_ref() != Some(value))
             .collect();
         if changed.is_empty() { Ok(None) } else { properties_changed(&self.path, TRACKER, changed).map(Some) }
     }
@@ -216,11 +181,11 @@ impl Object for AcpiObject {
         &INTERFACES
     }
 
-    fn get(&self, property: &'static Property) -> Variant<'_> {
+    fn get(&self, property: &'static Property) -> Option<Variant<'_>> {
         match property.name {
-            SYS => self.state.dbus().into(),
-            DEV => self.device.dbus().into(),
-            name => self.view.get(name),
+            SYS => Some(self.state.dbus().into()),
+            DEV => Some(self.device.dbus().into()),
+            name => shown(&self.view, name),
         }
     }
 
@@ -228,27 +193,19 @@ impl Object for AcpiObject {
         let Variant::Str(text) = value else {
             return Err(format!("{} takes a string.", property.name));
         };
-        let state =
-            AcpiState::from_dbus(text).ok_or_else(|| format!("'{text}' is no value of {INTERFACE}.ACPI."))?;
-        Ok(if property.name == SYS { Request::Set(state) } else { Request::SetDevice(state) })
+        let state = AcpiState::from_dbus(text)
+            .ok_or_else(|| format!("'{}' is no value of {INTERFACE}.ACPI.", Brief(text)))?;
+        match property.name {
+            SYS => Ok(Request::Set(state)),
+            DEV => Ok(Request::SetDevice(state)),
+            name => Err(format!("{name} cannot be set.")),
+        }
     }
 
-    fn call(&self, _: &'static Method, call: &Message) -> Result<Request, String> {
-        call.body().deserialize().map(Request::History).map_err(|e| e.to_string())
+    fn call(&self, method: &'static Method, call: &Message) -> Result<Request, String> {
+        match method.name {
+            GET_HISTORY => call.body().deserialize().map(Request::History).map_err(|e| e.to_string()),
+            name => Err(format!("{name} cannot be called.")),
+        }
     }
-}
-
-/// The PropertiesChanged of these properties.
-pub(super) fn properties_changed(
-    path: &str,
-    interface: &str,
-    changed: Vec<(&'static str, Variant<'_>)>,
-) -> zbus::Result<Message> {
-    let changed: std::collections::BTreeMap<_, _> = changed.into_iter().collect();
-    let invalidated: [&str; 0] = [];
-    Message::signal(path, super::dispatch::PROPERTIES, "PropertiesChanged").build(&(
-        interface,
-        changed,
-        invalidated.as_slice(),
-    ))
 }

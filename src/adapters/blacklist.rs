@@ -2,16 +2,18 @@
 //! entity-manager's `blacklist.json`: which guarded buses fru-device may scan all the same.
 //!
 //! Owns: what the file means to fru-device (entity-manager `fru_device.cpp`, `loadBlocklist`,
-//! `findI2CDevices`; contract 3.4). Must never: write it.
+//! `findI2CDevices`; openbmc 3.4). Must never: write it.
 
 use std::{
     collections::BTreeMap,
-    fs::File,
     io::{self, Read as _},
     path::Path,
 };
 
-use crate::config::json::Json;
+use crate::{
+    config::{json::Json, problem},
+    files::{self, Links},
+};
 
 /// Where entity-manager's file is.
 pub const DIRECTORY: &str = "/usr/share/entity-manager";
@@ -65,7 +67,7 @@ pub fn unguarded(directory: &Path, sysfs: &Path, buses: impl IntoIterator<Item =
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    File::open(path)?.take(LONGEST + 1).read_to_end(&mut text)?;
+    files::open(path, Links::Follow)?.take(LONGEST + 1).read_to_end(&mut text)?;
     if text.len() as u64 > LONGEST {
         return Err(io::Error::other("it is longer than 1 MiB"));
     }
@@ -83,7 +85,7 @@ enum Skips {
 
 /// The buses of the file. Of two entries for one bus the last counts.
 fn listed(text: &[u8]) -> Result<BTreeMap<u64, Skips>, String> {
-    let json = Json::parse(text).map_err(|problem| format!("{}: {}", problem.at, problem.wrong))?;
+    let json = problem::parse(text).map_err(|problem| format!("{}: {}", problem.at, problem.wrong))?;
     let Json::Object(entries) = &json else { return Err("it is no object".to_owned()) };
     let mut listed = BTreeMap::new();
     // Without it nothing is skipped, and it is right all the same.

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Writes `State.Boot.Progress` where somebody has it, and hears what the firmware says there (contract 6).
+//! Writes `State.Boot.Progress` where somebody has it, and hears what the firmware says there (openbmc 6).
 //!
 //! Owns: which value is ours. Must never: put anything on `state/host<N>` (a second owner there breaks scripts), write where
 //! nobody asked for it, or decide what may be written: that is the machine's.
+//!
+//! phosphor-state-manager keeps the stage over a reboot of the BMC, and acts upon one that it finds then (`host_reset_recovery.cpp`,
+//! `wasHostBooting`, as of August 2026): hence the key `write_boot_progress`, and [`BootProgress::release`].
 //!
 //! phosphor-state-manager stamps `BootProgressLastUpdate` itself; an owner that does not is recognised by the stamp not having
 //! changed, and is helped. A POST code at `state/boot/raw<N>` is a sign of life, whatever it says.
@@ -13,14 +16,14 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use zbus::{Message, Variant, message::Type};
+use zbus::{Message, Variant};
 
 use crate::{
     adapters::{
-        peer::{Outcome, Peer, Pending},
+        peer::{Moment, Outcome, Peer, Pending, Says, earlier},
         watched::{Plain, Told, Watched},
     },
-    logic::{machine::Event, policy::BootStage},
+    logic::{effect::BootStage, event::Event, patience::Backoff, time::Time},
     shell::permits::HostIndex,
 };
 
@@ -29,6 +32,8 @@ const STAGE: &str = "BootProgress";
 const LAST_UPDATE: &str = "BootProgressLastUpdate";
 const RAW: &str = "xyz.openbmc_project.State.Boot.Raw";
 
+/// So many errors are noted once.
+const MOST_NOTED: usize = 64;
 /// What every value of the enum begins with.
 const STAGES: &str = "xyz.openbmc_project.State.Boot.Progress.ProgressStages.";
 
@@ -47,12 +52,12 @@ enum Role {
     Raw,
 }
 
-/// What a reply is about, host by host, with the stamp before the write.
-#[derive(Debug)]
+/// What a reply is about, host by host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Awaited {
-    Written(HostIndex, Option<u64>),
-    Stamp(HostIndex, Option<u64>),
-    Stamped,
+    Written(HostIndex),
+    Stamp(HostIndex),
+    Stamped(HostIndex),
 }
 
 #[derive(Debug)]
@@ -61,8 +66,15 @@ struct Host {
     last_update: usize,
     /// What we wrote last.
     ours: Option<BootStage>,
-    /// What was ordered while nobody had it.
+    /// Somebody else has written since.
+    theirs: bool,
+    /// What we wrote before that: its signal may come after our next write.
+    earlier: Option<BootStage>,
+    /// The stamp before the last write.
+    before: Option<u64>,
+    /// What was ordered while nobody had it, or could not be written.
     unsaid: Option<BootStage>,
+    retry: Backoff,
     /// What was seen last.
     seen: Option<String>,
 }
@@ -88,7 +100,17 @@ impl BootProgress {
             let last_update = watched.add(&path, PROGRESS, LAST_UPDATE);
             watched.add(&format!("/xyz/openbmc_project/state/boot/raw{id}"), RAW, "Value");
             roles.extend([(host, Role::Stage), (host, Role::LastUpdate), (host, Role::Raw)]);
-            Host { stage, last_update, ours: None, unsaid: None, seen: None }
+            Host {
+                stage,
+                last_update,
+                ours: None,
+                theirs: false,
+                earlier: None,
+                before: None,
+                unsaid: None,
+                retry: Backoff::NONE,
+                seen: None,
+            }
         });
         let hosts = hosts.collect();
         Self { hosts, watched, roles, awaited: Pending::default(), noted: BTreeSet::new() }
@@ -107,46 +129,87 @@ impl BootProgress {
             }
             return Ok(Vec::new());
         };
-        (of.ours, of.unsaid) = (Some(stage), None);
-        self.awaited.add(&call, Awaited::Written(host, before));
-        Ok(vec![call])
+        if of.ours != Some(stage) {
+            of.earlier = of.ours;
+        }
+        (of.ours, of.theirs, of.before, of.unsaid) = (Some(stage), false, before, None);
+        // Only the newest write counts.
+        self.awaited.forget(|asked| *asked == Awaited::Written(host));
+        let call = self.awaited.send(call, Awaited::Written(host));
+        if call.is_none() {
+            self.not_written(host);
+        }
+        Ok(call.into_iter().collect())
     }
 
-    fn answered(&mut self, what: &Awaited, reply: &Message, outcome: &mut Outcome) -> zbus::Result<()> {
-        let good = reply.message_type() == Type::MethodReturn;
-        match *what {
-            Awaited::Written(host, before) if good => {
-                let item = self.hosts.get(host).map_or(0, |host| host.last_update);
-                if let Some(get) = self.watched.get(item)? {
-                    self.awaited.add(&get, Awaited::Stamp(host, before));
-                    outcome.calls.push(get);
+    /// The daemon ends, perhaps with the BMC: a stage of ours that is still there is taken back.
+    pub(crate) fn release(&mut self) -> zbus::Result<Vec<Message>> {
+        let still_ours = |(_, of): &(HostIndex, &Host)| {
+            !of.theirs && of.ours.is_some_and(|stage| stage != BootStage::Unspecified)
+        };
+        let all: Vec<_> = self.hosts.iter().enumerate().filter(still_ours).map(|(host, _)| host).collect();
+        let mut calls = Vec::new();
+        for host in all {
+            calls.extend(self.write(host, BootStage::Unspecified)?);
+        }
+        Ok(calls)
+    }
+
+    /// It is written again later, unless somebody else has said more by then.
+    fn not_written(&mut self, host: HostIndex) {
+        if let Some(of) = self.hosts.get_mut(host) {
+            of.unsaid = of.ours;
+            of.retry.failed();
+        }
+    }
+
+    /// An answer, or that there is none.
+    fn answered(
+        &mut self,
+        what: Awaited,
+        reply: Option<&Message>,
+        outcome: &mut Outcome,
+    ) -> zbus::Result<()> {
+        let good = Says::of(reply) == Says::Good;
+        let body = reply.filter(|_| good).map(Message::body);
+        match what {
+            Awaited::Written(host) if good => {
+                let Some(of) = self.hosts.get_mut(host) else { return Ok(()) };
+                of.retry.reset();
+                if let Some(get) = self.watched.get(of.last_update)? {
+                    outcome.calls.extend(self.awaited.send(get, Awaited::Stamp(host)));
                 }
             }
-            Awaited::Stamp(host, before) if good => {
-                let body = reply.body();
-                let now = body.deserialize::<Variant<'_>>().ok();
+            Awaited::Stamp(host) => {
+                // Without a stamp there is none to help with.
+                let now = body.as_ref().and_then(|body| body.deserialize::<Variant<'_>>().ok());
                 let stamped = stamp(now.as_ref().map(Plain::of).as_ref());
-                let item = self.hosts.get(host).map_or(0, |host| host.last_update);
+                let Some(of) = self.hosts.get(host) else { return Ok(()) };
                 if stamped.is_some()
-                    && stamped == before
-                    && let Some(set) = self.watched.set(item, Variant::U64(wall_clock()))?
+                    && stamped == of.before
+                    && let Some(set) = self.watched.set(of.last_update, Variant::U64(wall_clock()))?
                 {
-                    self.awaited.add(&set, Awaited::Stamped);
-                    outcome.calls.push(set);
+                    outcome.calls.extend(self.awaited.send(set, Awaited::Stamped(host)));
                 }
             }
-            // Without a stamp there is none to help with.
-            Awaited::Stamp(..) => {}
-            Awaited::Stamped if good => {}
-            Awaited::Written(..) | Awaited::Stamped => {
-                let header = reply.header();
-                let error = header.error_name().map_or("", |name| name.as_str()).to_owned();
-                if self.noted.insert(error.clone()) {
-                    tracing::warn!("boot progress cannot be written: {error}");
-                }
+            Awaited::Stamped(_) if good => {}
+            Awaited::Written(host) => {
+                self.refused(reply);
+                self.not_written(host);
             }
+            Awaited::Stamped(_) => self.refused(reply),
         }
         Ok(())
+    }
+
+    fn refused(&mut self, reply: Option<&Message>) {
+        let header = reply.map(Message::header);
+        let error =
+            header.as_ref().and_then(|header| header.error_name()).map(|name| name.as_str().to_owned());
+        let error = error.unwrap_or_else(|| "no answer".to_owned());
+        if self.noted.len() < MOST_NOTED && self.noted.insert(error.clone()) {
+            tracing::warn!("boot progress cannot be written: {error}");
+        }
     }
 
     fn take(&mut self, told: Told, by_signal: bool) -> zbus::Result<Outcome> {
@@ -170,12 +233,14 @@ impl BootProgress {
             return Ok(());
         }
         let unspecified = named == name(BootStage::Unspecified);
-        if of.ours.map(name) != Some(named.as_str()) && !unspecified {
+        let earlier = of.earlier.map(name) == Some(named.as_str());
+        if of.ours.map(name) != Some(named.as_str()) && !earlier && !unspecified {
+            of.theirs = true;
             outcome.events.push((host, Event::BootProgressByOthers));
         }
         // What could not be said before, unless somebody else has said more.
         if let Some(stage) = of.unsaid.take()
-            && (unspecified || stage == BootStage::Unspecified)
+            && (unspecified || earlier || stage == BootStage::Unspecified)
             && name(stage) != named
         {
             outcome.calls.extend(self.write(host, stage)?);
@@ -195,12 +260,34 @@ impl Peer for BootProgress {
         }
         let what = self.awaited.take(serial)?;
         let mut outcome = Outcome::default();
-        Some(self.answered(&what, reply, &mut outcome).map(|()| outcome))
+        Some(self.answered(what, Some(reply), &mut outcome).map(|()| outcome))
     }
 
     fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
         let told = self.watched.signalled(signal)?;
         self.take(told, true)
+    }
+
+    fn tick(&mut self, now: Moment) -> zbus::Result<Outcome> {
+        let told = self.watched.tick(now)?;
+        let mut outcome = self.take(told, false)?;
+        for what in self.awaited.unanswered(now) {
+            self.answered(what, None, &mut outcome)?;
+        }
+        for host in 0..self.hosts.len() {
+            let Some(of) = self.hosts.get_mut(host) else { continue };
+            if of.retry.tick(now.now)
+                && let Some(stage) = of.unsaid
+            {
+                outcome.calls.extend(self.write(host, stage)?);
+            }
+        }
+        Ok(outcome)
+    }
+
+    fn wake_at(&self) -> Option<Time> {
+        let retries = self.hosts.iter().filter_map(|of| of.retry.wake_at()).min();
+        earlier(earlier(self.awaited.wake_at(), self.watched.wake_at()), retries)
     }
 }
 
@@ -275,6 +362,11 @@ mod tests {
         assert_eq!(signal(&mut progress, "MemoryInit"), [(0, Event::BootProgressByOthers)]);
         assert_eq!(signal(&mut progress, "MemoryInit"), []);
         assert_eq!(signal(&mut progress, "Unspecified"), []);
+        // Two in a row.
+        progress.write(0, BootStage::PrimaryProcInit).unwrap();
+        progress.write(0, BootStage::OSStart).unwrap();
+        assert_eq!(signal(&mut progress, "PrimaryProcInit"), []);
+        assert_eq!(signal(&mut progress, "OSStart"), []);
     }
 
     #[test]
@@ -323,6 +415,18 @@ mod tests {
         assert_eq!(progress.signalled(&code).unwrap().events, [(0, Event::SignOfLife)]);
         let strangers = changed(":1.99", POST, RAW, "Value", Variant::from(7_i32));
         assert_eq!(progress.signalled(&strangers).unwrap().events, []);
+    }
+
+    #[test]
+    fn what_is_ours_is_taken_back_and_nothing_else() {
+        let mut progress = running("Unspecified");
+        assert!(progress.release().unwrap().is_empty());
+        // Whether it has been signalled or not.
+        progress.write(0, BootStage::OSStart).unwrap();
+        let taken_back = progress.release().unwrap();
+        assert_eq!(set(&taken_back[0]), (STAGE.to_owned(), "Unspecified".to_owned()));
+        signal(&mut progress, "OSRunning");
+        assert!(progress.release().unwrap().is_empty());
     }
 
     #[test]

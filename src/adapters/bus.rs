@@ -2,14 +2,14 @@
 //! The one task that reads from and writes to the bus.
 //!
 //! Everything arrives in one stream: calls, signals, replies to our own calls. Its order is the order
-//! of events (design 3.2). Everything leaves in one order too: what a Get returns, the
+//! of events (rules 3.2). Everything leaves in one order too: what a Get returns, the
 //! PropertiesChanged that says so, and the answer to the Set behind it are handled by this one task,
 //! so that they cannot disagree.
 //!
 //! It never waits for a reply: the serials of our own calls are kept where their replies are
 //! understood. It waits for room in the socket only; while it does, nothing more is read.
 
-use std::{collections::VecDeque, pin::Pin};
+use std::{collections::VecDeque, num::NonZeroU32, pin::Pin, time::Duration};
 
 use futures_core::Stream;
 use tokio::{
@@ -30,22 +30,33 @@ use crate::{
         callers::{Caller, Callers},
         cpu_power::CpuPower,
         dimm_inventory::DimmInventory,
-        dispatch::{Answer, Ask, Refusal, dispatch, wants_no_reply},
+        dispatch::{Answer, Ask, Refusal, announcements, dispatch, wants_no_reply},
         event_log::EventLog,
         fan_config::FanConfig,
         fans::Fans,
         mapper::Mapper,
-        objects::{Object as _, Request, Tree},
+        objects::{Object as _, Request},
         owner::name_owner,
-        peer::{BUS, Outcome, Peer, Pending, call_bus, owner_changes, subscribe},
+        peer::{
+            ANSWERED_WITHIN, BUS, Moment, NOT_BELIEVED, Outcome, Peer, Pending, call_bus, owner_changes,
+            subscribe,
+        },
         power_state::PowerState,
         systemd::Systemd,
+        tree::Tree,
     },
     config::{Events, Host},
-    logic::machine::{Effect, Event, SetId},
+    logic::{
+        effect::Effect,
+        event::{Event, SetId},
+        limit::Bucket,
+        time::Time,
+    },
     shell::{
-        event_loop::{Input, Output},
+        clock::Clock,
         held::Held,
+        messages::{Input, Output},
+        permits::HostIndex,
         store::Storage,
         supervisor::Supervisor,
     },
@@ -54,8 +65,14 @@ use crate::{
 /// Calls that wait for the event loop. With more than this, nothing is read until they are answered:
 /// a flood of Sets is held back by the bus, in the senders' own queues.
 const MOST_WAITING: usize = 32;
-/// Sets of callers whose uid is not known yet. These cannot be held back: the uid comes the same way.
+/// Sets of callers whose uid is not known yet, and as many words. These cannot be held back: the uid comes the same way.
 const MOST_UNVERIFIED: usize = 512;
+/// Bytes of these words together. The longest that is expected, the mapper's list, has some 100,000.
+const MOST_UNHEARD: usize = 1 << 20;
+/// Lines about those who are not believed.
+const STRANGERS_AT_ONCE: u32 = 5;
+/// And then one each.
+const STRANGERS_EACH: Duration = Duration::from_secs(60);
 
 /// Why the bus cannot be served any more.
 #[derive(Debug, thiserror::Error)]
@@ -79,10 +96,12 @@ pub enum Failed {
 }
 
 /// What the reply to one of our calls to the bus driver is about.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 enum Awaited {
     Name,
     Uid(String),
+    /// That it answers at all.
+    Proof,
 }
 
 /// What the bus task is told at the start.
@@ -94,6 +113,8 @@ pub(crate) struct Setup<'a> {
     /// Where the held fan zones are written down, and which a process before this one left.
     pub(crate) held: (Held, Vec<String>),
     pub(crate) storage: Option<Storage>,
+    /// By which the peers' pauses are measured.
+    pub(crate) clock: Clock,
 }
 
 /// Our end of the bus.
@@ -115,10 +136,19 @@ pub(crate) struct Bus {
     event_log: EventLog,
     callers: Callers,
     own_uid: u32,
+    /// Besides root and our own.
+    trusted_uids: Vec<u32>,
     awaited: Pending<Awaited>,
-    retry_at: Option<Instant>,
+    clock: Clock,
+    /// The peers were told or have heard something, or it is time: [`Peer::tick`] is due.
+    tick: bool,
+    wake_at: Option<Time>,
     /// Sets whose caller's uid is not known yet.
     unverified: VecDeque<(Message, Ask)>,
+    /// Signals and answers of those whose uid is not known yet.
+    unheard: VecDeque<Message>,
+    /// How many lines there may be about those who are not believed.
+    strangers: Bucket,
     /// Calls that the event loop has and will answer.
     waiting: Vec<(SetId, Message)>,
     last_id: u32,
@@ -137,7 +167,7 @@ impl Bus {
         inputs: UnboundedSender<Input>,
         outputs: UnboundedReceiver<Output>,
     ) -> Self {
-        let Setup { hosts, events, held: (held, left), storage } = setup;
+        let Setup { hosts, events, held: (held, left), storage, clock } = setup;
         let host_ids: Vec<u32> = hosts.iter().map(|host| host.id).collect();
         let targets = hosts.iter().map(|host| host.targets.clone()).collect();
         let quiesce = hosts.iter().map(|host| host.quiesce.clone()).collect();
@@ -157,10 +187,15 @@ impl Bus {
             mapper: Mapper::new(tree.acpi.iter().map(|object| object.path().to_owned())),
             callers: Callers::default(),
             own_uid: rustix::process::geteuid().as_raw(),
+            trusted_uids: hosts.iter().flat_map(|host| &host.trusted_uids).copied().collect(),
             tree,
             awaited: Pending::default(),
-            retry_at: None,
+            clock,
+            tick: true,
+            wake_at: None,
             unverified: VecDeque::new(),
+            unheard: VecDeque::new(),
+            strangers: Bucket::new(STRANGERS_AT_ONCE, STRANGERS_EACH),
             waiting: Vec::new(),
             last_id: 0,
             storage,
@@ -171,35 +206,55 @@ impl Bus {
 
     /// Serves until the event loop ends (`Ok`) or the bus does.
     pub(crate) async fn run(mut self) -> Result<(), Failed> {
-        // The objects are there, so the name may be (contract 1.6); and it comes first, since ipmid is ordered behind us. DoNotQueue
+        // The objects are there, so the name may be (openbmc 1.6); and it comes first, since ipmid is ordered behind us. DoNotQueue
         // without AllowReplacement: a second owner must fail, whichever of us it is.
         let name = call_bus("RequestName", &(BUS_NAME, RequestNameFlags::DO_NOT_QUEUE))?;
-        self.awaited.add(&name, Awaited::Name);
-        let mut calls = vec![name];
+        let mut calls: Vec<_> = self.awaited.send(name, Awaited::Name).into_iter().collect();
         for peer in self.peers() {
             calls.extend(peer.start()?);
         }
         self.connection.send_all(&calls).await?;
         loop {
+            if std::mem::take(&mut self.tick) {
+                self.let_time_pass().await?;
+            }
             let room = self.waiting.len() < MOST_WAITING;
-            let retry_at = self.retry_at;
+            let wake_at = self.wake_at.map(|at| self.clock.instant(at).into());
+            let notify_at = self.supervisor.again_at().map(Instant::from_std);
             tokio::select! {
                 biased;
-                output = self.outputs.recv() => match output {
-                    Some(output) => self.perform(output).await?,
-                    None => return Ok(()),
-                },
+                output = self.outputs.recv() => {
+                    let Some(output) = output else {
+                        self.supervisor.close();
+                        return Ok(());
+                    };
+                    self.perform(output).await?;
+                }
                 message = next(&mut self.stream), if room => match message {
                     Some(message) => self.receive(message?).await?,
                     None => return Err(Failed::Closed),
                 },
-                () = sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() => {
-                    self.retry_at = None;
-                    let outcome = self.power_state.retry()?;
-                    self.pass_on(outcome).await?;
+                () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => self.tick = true,
+                () = sleep_until(notify_at.unwrap_or_else(Instant::now)), if notify_at.is_some() => {
+                    self.supervisor.again();
                 }
             }
         }
+    }
+
+    /// Tells the peers how late it is, and asks when they want to know next.
+    async fn let_time_pass(&mut self) -> Result<(), Failed> {
+        let now = Moment { now: self.clock.now(), patience: self.clock.of_real(ANSWERED_WITHIN) };
+        let mut all = Outcome::default();
+        for peer in self.peers() {
+            let Outcome { calls, events } = peer.tick(now)?;
+            all.calls.extend(calls);
+            all.events.extend(events);
+        }
+        // What is said now has to be answered in time too.
+        self.tick = !all.calls.is_empty();
+        self.wake_at = self.peers().into_iter().filter_map(|peer| peer.wake_at()).min();
+        self.pass_on(all).await
     }
 
     /// Those we talk with. The order does not matter: a reply is one's only, and each looks at its own signals.
@@ -221,6 +276,8 @@ impl Bus {
 
     async fn receive(&mut self, message: Message) -> Result<(), Failed> {
         match message.message_type() {
+            // What only answers and wants none is nothing, and must cost nothing: the sender pays for no answer either.
+            Type::MethodCall if wants_no_reply(&message) && !is_set(&message) => Ok(()),
             Type::MethodCall => match dispatch(&self.tree, &message)? {
                 Answer::Reply(reply) => self.reply(&message, reply).await,
                 Answer::Ask(ask) => match ask.request {
@@ -231,16 +288,62 @@ impl Bus {
                     }
                 },
             },
-            Type::MethodReturn | Type::Error => self.returned(&message).await,
-            Type::Signal => self.signalled(&message).await,
+            Type::MethodReturn | Type::Error | Type::Signal => self.hear(message).await,
         }
     }
 
-    async fn returned(&mut self, reply: &Message) -> Result<(), Failed> {
-        let Some(serial) = reply.header().reply_serial() else { return Ok(()) };
+    /// A word arrives when it is known whose it is (note B1).
+    async fn hear(&mut self, word: Message) -> Result<(), Failed> {
+        if word.header().sender().is_some_and(|sender| *sender == BUS) {
+            return self.take_in(&word).await;
+        }
+        if let Some(caller) = self.caller(&word) {
+            return self.judge(caller, &word).await;
+        }
+        self.ask_for_uid(&word).await?;
+        // Who floods us before the bus has named him loses words; what a power service says is asked for again.
+        let held: usize = self.unheard.iter().map(|word| word.data().len()).sum();
+        if self.unheard.len() < MOST_UNVERIFIED && held + word.data().len() <= MOST_UNHEARD {
+            self.unheard.push_back(word);
+        }
+        Ok(())
+    }
+
+    async fn judge(&mut self, caller: Caller, word: &Message) -> Result<(), Failed> {
+        if self.believes(caller) {
+            return self.take_in(word).await;
+        }
+        // A signal of his is nothing. Who asked him has to know that there is no answer.
+        let Some(serial) = word.header().reply_serial() else { return Ok(()) };
+        let header = word.header();
+        let mut error = Message::error(&header, NOT_BELIEVED);
+        if let Some(sender) = header.sender() {
+            error = error.sender(sender);
+        }
+        let error = error.build(&caller.to_string())?;
+        self.returned(serial, &error).await
+    }
+
+    fn believes(&self, caller: Caller) -> bool {
+        matches!(caller, Caller::Uid(uid) if uid == 0 || uid == self.own_uid || self.trusted_uids.contains(&uid))
+    }
+
+    async fn take_in(&mut self, word: &Message) -> Result<(), Failed> {
+        match word.header().reply_serial() {
+            Some(serial) => self.returned(serial, word).await,
+            None => self.signalled(word).await,
+        }
+    }
+
+    async fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Result<(), Failed> {
         let outcome = self.peers().into_iter().find_map(|peer| peer.returned(serial, reply));
         if let Some(outcome) = outcome {
+            self.tick = true;
             return self.pass_on(outcome?).await;
+        }
+        // All our own questions are the bus's to answer.
+        if reply.header().sender().is_none_or(|sender| *sender != BUS) {
+            return Ok(());
         }
         let good = reply.message_type() == Type::MethodReturn;
         match self.awaited.take(serial) {
@@ -249,16 +352,21 @@ impl Bus {
                 RequestNameReply::PrimaryOwner | RequestNameReply::AlreadyOwner => {
                     self.status();
                     self.supervisor.ready();
-                    Ok(())
+                    self.announce().await
                 }
                 RequestNameReply::InQueue | RequestNameReply::Exists => {
                     Err(Failed::NameTaken(name_owner(&self.connection).await))
                 }
             },
             Some(Awaited::Name) => Err(Failed::NameRefused(zbus::Error::from(reply.clone()))),
+            Some(Awaited::Proof) => {
+                self.input(Input::BusAnswered);
+                Ok(())
+            }
             Some(Awaited::Uid(name)) => {
                 // A caller that left before the bus could say has no uid any more.
                 let caller = if good { Caller::Uid(reply.body().deserialize()?) } else { Caller::Gone };
+                self.tell_of_stranger(&name, caller);
                 let mut calls = vec![subscribe(&owner_changes(&name))?];
                 if let Some(gone) = self.callers.remember(name, caller) {
                     calls.push(call_bus("RemoveMatch", &owner_changes(&gone).as_str())?);
@@ -269,6 +377,18 @@ impl Bus {
         }
     }
 
+    /// Tells those that were there before us what there is. Fan control and ipmid list the sensors once, and then wait for
+    /// `InterfacesAdded` (docs/dbus-api.md). All of it in one go: fan control reloads 2 s after the last. `InterfacesRemoved`
+    /// is never sent: the objects stay, and a reload takes Manual from a zone that is held.
+    async fn announce(&self) -> Result<(), Failed> {
+        self.connection.send_all(&announcements(&self.tree)?).await?;
+        let mut again = Vec::new();
+        for sensor in &self.tree.sensors {
+            again.extend(sensor.state_again()?);
+        }
+        Ok(self.connection.send_all(&again).await?)
+    }
+
     async fn signalled(&mut self, signal: &Message) -> Result<(), Failed> {
         if let Some(gone) = name_lost(signal)
             && self.callers.forget(&gone)
@@ -276,6 +396,7 @@ impl Bus {
             self.connection.send(&call_bus("RemoveMatch", &owner_changes(&gone).as_str())?).await?;
             return Ok(());
         }
+        self.tick = true;
         let mut all = Outcome::default();
         for peer in self.peers() {
             let Outcome { calls, events } = peer.signalled(signal)?;
@@ -288,10 +409,6 @@ impl Bus {
     /// Sends what an adapter wants to ask, and passes on what it heard.
     async fn pass_on(&mut self, outcome: Outcome) -> Result<(), Failed> {
         let calls = self.take(outcome);
-        if let Some(wait) = self.power_state.retry_after() {
-            let at = Instant::now() + wait;
-            self.retry_at = Some(self.retry_at.map_or(at, |earlier| earlier.min(at)));
-        }
         Ok(self.connection.send_all(&calls).await?)
     }
 
@@ -311,27 +428,56 @@ impl Bus {
         if self.unverified.len() >= MOST_UNVERIFIED {
             return self.refuse(&call, &Refusal::limits_exceeded()).await;
         }
-        if let Some(sender) = call.header().sender().map(UniqueName::as_str)
-            && !self.awaited.any(|what| matches!(what, Awaited::Uid(name) if name == sender))
-        {
-            let question = call_bus("GetConnectionUnixUser", &sender)?;
-            self.awaited.add(&question, Awaited::Uid(sender.to_owned()));
-            self.connection.send(&question).await?;
-        }
+        self.ask_for_uid(&call).await?;
         self.unverified.push_back((call, ask));
         Ok(())
     }
 
-    /// What the bus knows of a call's sender, if it was asked and has answered.
-    fn caller(&self, call: &Message) -> Option<Caller> {
-        match call.header().sender() {
+    /// Asks the bus for its sender's, unless it has been asked.
+    async fn ask_for_uid(&mut self, message: &Message) -> Result<(), Failed> {
+        if let Some(sender) = message.header().sender().map(UniqueName::as_str)
+            && !self.awaited.any(|what| matches!(what, Awaited::Uid(name) if name == sender))
+        {
+            let question = call_bus("GetConnectionUnixUser", &sender)?;
+            if let Some(question) = self.awaited.send(question, Awaited::Uid(sender.to_owned())) {
+                self.connection.send(&question).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the bus knows of a message's sender, if it was asked and has answered.
+    fn caller(&self, message: &Message) -> Option<Caller> {
+        match message.header().sender() {
             Some(sender) => self.callers.get(sender.as_str()),
             None => Some(Caller::Gone),
         }
     }
 
-    /// Passes on the Sets of callers that are known by now, in their order.
+    /// A line for who has said something and is not believed, once for each connection.
+    fn tell_of_stranger(&mut self, name: &str, caller: Caller) {
+        let Caller::Uid(uid) = caller else { return };
+        let has_spoken = |word: &Message| word.header().sender().is_some_and(|sender| *sender == name);
+        if self.believes(caller) || !self.unheard.iter().any(has_spoken) {
+            return;
+        }
+        if let Some(more) = self.strangers.take(self.clock.now()) {
+            let more = if more > 0 { format!(", nor were {more} more before") } else { String::new() };
+            tracing::warn!(
+                "{name} is not believed, since its uid is {uid}{more}: root's words about a host count, and those of \
+                 evidence.trusted_uids; busctl status {name} says who it is"
+            );
+        }
+    }
+
+    /// Passes on the Sets and the words of those that are known by now, in their order.
     async fn release(&mut self) -> Result<(), Failed> {
+        for word in std::mem::take(&mut self.unheard) {
+            match self.caller(&word) {
+                None => self.unheard.push_back(word),
+                Some(caller) => Box::pin(self.judge(caller, &word)).await?,
+            }
+        }
         for (call, ask) in std::mem::take(&mut self.unverified) {
             match self.caller(&call) {
                 None => self.unverified.push_back((call, ask)),
@@ -423,29 +569,9 @@ impl Bus {
     /// to here.
     #[inline(never)]
     fn make_later(&mut self, output: Output, out: &mut Vec<Message>) -> Result<(), Failed> {
+        self.tick = true;
         match output {
-            Output::Effect(host, effect) => match effect {
-                Effect::Unit(order) => {
-                    out.extend(self.systemd.order(host, order)?);
-                }
-                Effect::Assert => {
-                    for object in self.tree.sensors.iter().filter(|object| object.host() == host) {
-                        out.extend(object.assert()?);
-                    }
-                    let outcome = self.fans.assert(host)?;
-                    out.extend(self.take(outcome));
-                }
-                Effect::BootProgress(stage) => out.extend(self.boot_progress.write(host, stage)?),
-                Effect::Quiesce(epoch) => out.extend(self.systemd.quiesce(host, epoch)?),
-                Effect::Unquiesce => out.extend(self.systemd.unquiesce(host)?),
-                // The first two are handled with the answers, the others by the event loop itself.
-                Effect::Publish { .. }
-                | Effect::Answer(_)
-                | Effect::Transitioned(_)
-                | Effect::DrainTimedOut
-                | Effect::MuxToHost(_)
-                | Effect::MuxToBmc(_) => {}
-            },
+            Output::Effect(host, effect) => self.carry_out(host, effect, out)?,
             Output::Fans(host, fans) => {
                 let outcome = self.fans.order(host, fans)?;
                 out.extend(self.take(outcome));
@@ -457,6 +583,7 @@ impl Bus {
                 }
                 None => out.extend(self.event_log.cleared(host, diagnosis)?),
             },
+            Output::Rely(host, relies) => self.power_state.rely(host, relies),
             Output::Track(host, view) => {
                 if let Some(object) = self.tree.acpi.get_mut(host) {
                     out.extend(object.track(*view)?);
@@ -474,20 +601,52 @@ impl Bus {
                 }
                 out.extend(self.event_log.transition(host, entry.to, entry.cause.name())?);
             }
-            Output::Store(host, stored) => {
+            Output::Store { host, record, urgent } => {
                 if let Some(storage) = &self.storage {
-                    storage.put(host, stored);
+                    storage.put(host, record, urgent);
                 }
             }
+            Output::Line(line) => line.say(),
             Output::History { id, entries } => out.extend(self.answer(id, &entries)?),
             Output::Stopping => {
                 self.supervisor.stopping();
                 out.extend(self.fans.release()?);
+                out.extend(self.boot_progress.release()?);
             }
+            Output::AskBus => out.extend(self.awaited.send(call_bus("GetId", &())?, Awaited::Proof)),
             Output::Heartbeat => self.supervisor.feed(),
         }
         Ok(())
     }
+
+    /// What a step ordered, and what no host waits for.
+    fn carry_out(&mut self, host: HostIndex, effect: Effect, out: &mut Vec<Message>) -> Result<(), Failed> {
+        match effect {
+            Effect::Unit(order) => out.extend(self.systemd.order(host, order)?),
+            Effect::Assert => {
+                for object in self.tree.sensors.iter().filter(|object| object.host() == host) {
+                    out.extend(object.assert()?);
+                }
+                let outcome = self.fans.assert(host)?;
+                out.extend(self.take(outcome));
+            }
+            Effect::BootProgress(stage) => out.extend(self.boot_progress.write(host, stage)?),
+            Effect::Quiesce(epoch) => out.extend(self.systemd.quiesce(host, epoch)?),
+            Effect::Unquiesce => out.extend(self.systemd.unquiesce(host)?),
+            // The first two are handled with the answers, the others by the event loop itself.
+            Effect::Publish { .. }
+            | Effect::Answer(_)
+            | Effect::Transitioned(_)
+            | Effect::DrainTimedOut
+            | Effect::MuxToHost(_)
+            | Effect::MuxToBmc(_) => {}
+        }
+        Ok(())
+    }
+}
+
+fn is_set(call: &Message) -> bool {
+    call.header().member().is_some_and(|member| *member == "Set")
 }
 
 /// The unique name that a NameOwnerChanged of the bus says is gone.

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which uid stands behind a unique name: asked of the bus once, and remembered (design 3.9).
+//! Which uid stands behind a unique name: asked of the bus once, and remembered (rules 3.9, note B1).
 
 use std::collections::VecDeque;
 
-/// How many callers are remembered; the bound is for memory only.
-const MOST: usize = 64;
+/// How many callers are remembered; the bound is for memory only. An OpenBMC has some fifty services.
+const MOST: usize = 128;
 
 /// What the bus said of a caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -13,6 +13,15 @@ pub(crate) enum Caller {
     Uid(u32),
     /// It had left before the bus was asked.
     Gone,
+}
+
+impl std::fmt::Display for Caller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Uid(uid) => write!(f, "uid {uid}"),
+            Self::Gone => f.write_str("who has left"),
+        }
+    }
 }
 
 /// The callers that are remembered, the one heard of last at the back.

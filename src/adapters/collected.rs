@@ -3,20 +3,31 @@
 //!
 //! Owns: which there are (as the object mapper says), and what was last read of each. They are listed when the mapper or one of
 //! their services appears, and when one of them is announced or removed; read when they are new, and when they change. However
-//! much is signalled, at most one question of a kind is under way. Must never: wait, judge what was read, or ask again by itself
-//! what was answered with an error.
+//! much is signalled, at most one question of a kind is under way. What was answered with an error, or not at all, is asked again
+//! after a pause. Must never: wait, or judge what was read.
+//!
+//! A service announces its objects one by one, and a mapper takes its time: what is known changes in steps, and each step looks like a
+//! whole. It counts when it has come to rest ([`Gathered::rests`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroU32,
 };
 
-use zbus::{Message, ObjectPath, Variant, message::Type};
+use zbus::{Message, ObjectPath, Variant};
 
-use crate::adapters::{
-    dispatch::PROPERTIES,
-    peer::{
-        BUS, INTROSPECTED, MAPPER, MAPPER_PATH, Pending, introspected, objects, owner_changes, subscribe,
+use crate::{
+    adapters::{
+        names::PROPERTIES,
+        peer::{
+            BUS, INTROSPECTED, MAPPER, MAPPER_PATH, Moment, Pending, Says, Speaker, earlier, introspected,
+            objects, owner_changes, subscribe,
+        },
+        sub_tree::SubTree,
+    },
+    logic::{
+        patience::{Backoff, Rest},
+        time::Time,
     },
 };
 
@@ -24,6 +35,8 @@ use crate::adapters::{
 const ROOT: &str = "/xyz/openbmc_project/inventory";
 /// More objects of one kind than this are not read: no board has as many.
 const MOST: usize = 512;
+/// Nor are those of more services than this, ever.
+const MOST_SERVICES: usize = 64;
 
 /// The properties of one interface of one object.
 pub(crate) type Properties<'a> = BTreeMap<&'a str, Variant<'a>>;
@@ -32,9 +45,6 @@ pub(crate) type Properties<'a> = BTreeMap<&'a str, Variant<'a>>;
 pub(crate) fn plain<'v, 'a>(value: &'v Variant<'a>) -> &'v Variant<'a> {
     if let Variant::Variant(inner) = value { inner } else { value }
 }
-
-/// What the mapper answers: path, service, interfaces.
-type SubTree = BTreeMap<String, BTreeMap<String, Vec<String>>>;
 
 /// What is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,10 +81,17 @@ struct Object<T> {
     asked: bool,
     /// It changed since it was asked, or has never been.
     stale: bool,
+    retry: Backoff,
+}
+
+impl<T> Object<T> {
+    const fn new() -> Self {
+        Self { known: Known::Unread, asked: false, stale: true, retry: Backoff::NONE }
+    }
 }
 
 /// What a reply is about.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 enum Awaited {
     List,
     Object(Place),
@@ -85,8 +102,8 @@ enum Awaited {
 pub(crate) struct Gathered {
     /// To be sent.
     pub(crate) calls: Vec<Message>,
-    /// What is known is not what it was.
-    pub(crate) changed: bool,
+    /// What is known has changed, no question is under way, and it has been so for [`crate::logic::patience::AT_REST`].
+    pub(crate) rests: bool,
 }
 
 /// The objects of these kinds.
@@ -97,15 +114,27 @@ pub(crate) struct Collected<T> {
     /// The unique name of each service that has any, once it has answered.
     services: BTreeMap<String, Option<String>>,
     awaited: Pending<Awaited>,
+    mapper: Speaker,
     /// The mapper is being asked, and something has changed since.
     listing: Option<bool>,
+    list_again: Backoff,
+    rest: Rest,
     too_many: bool,
 }
 
 impl<T: PartialEq> Collected<T> {
     pub(crate) fn new(kinds: &'static [Kind]) -> Self {
-        let (objects, services, awaited) = (BTreeMap::new(), BTreeMap::new(), Pending::default());
-        Self { kinds, objects, services, awaited, listing: None, too_many: false }
+        Self {
+            kinds,
+            objects: BTreeMap::new(),
+            services: BTreeMap::new(),
+            awaited: Pending::default(),
+            mapper: Speaker::default(),
+            listing: None,
+            list_again: Backoff::default(),
+            rest: Rest::default(),
+            too_many: false,
+        }
     }
 
     /// All that there are, and what is known of each.
@@ -140,9 +169,13 @@ impl<T: PartialEq> Collected<T> {
             .destination(MAPPER)
             .interface(MAPPER)
             .build(&(ROOT, 0_i32, interfaces))?;
-        self.listing = Some(false);
-        self.awaited.add(&call, Awaited::List);
-        Ok(Some(call))
+        let call = self.awaited.send(call, Awaited::List);
+        if call.is_some() {
+            self.listing = Some(false);
+        } else {
+            self.list_again.failed();
+        }
+        Ok(call)
     }
 
     /// Reads those that have to be read, and are not being read.
@@ -154,11 +187,53 @@ impl<T: PartialEq> Collected<T> {
                 .destination(place.service.as_str())
                 .interface(PROPERTIES)
                 .build(&kind.read)?;
-            (object.asked, object.stale) = (true, false);
-            self.awaited.add(&call, Awaited::Object(place.clone()));
-            calls.push(call);
+            let call = self.awaited.send(call, Awaited::Object(place.clone()));
+            object.asked = call.is_some();
+            object.stale = false;
+            if call.is_none() {
+                object.retry.failed();
+            }
+            calls.extend(call);
         }
         Ok(calls)
+    }
+
+    /// Whether no question is under way.
+    fn is_quiet(&self) -> bool {
+        !self.awaited.any(|_| true)
+    }
+
+    /// Gives up waiting for answers that do not come, asks again what failed, and tells when all has come to rest.
+    pub(crate) fn tick(
+        &mut self,
+        now: Moment,
+        judge: impl Fn(&Place, &Properties<'_>) -> T,
+    ) -> zbus::Result<Gathered> {
+        let mut calls = Vec::new();
+        for asked in self.awaited.unanswered(now) {
+            calls.extend(self.answered(asked, None, &judge)?);
+        }
+        let mut due = false;
+        for object in self.objects.values_mut() {
+            let again = object.retry.tick(now.now);
+            object.stale |= again;
+            due |= again;
+        }
+        if due {
+            calls.extend(self.read()?);
+        }
+        if self.list_again.tick(now.now) {
+            calls.extend(self.list()?);
+        }
+        let rests = self.rest.tick(now.now, self.is_quiet());
+        Ok(Gathered { calls, rests })
+    }
+
+    /// When to call [`Collected::tick`] next.
+    pub(crate) fn wake_at(&self) -> Option<Time> {
+        let objects = self.objects.values().filter_map(|object| object.retry.wake_at()).min();
+        let asked = earlier(self.awaited.wake_at(), earlier(self.list_again.wake_at(), objects));
+        earlier(asked, self.rest.wake_at(self.is_quiet()))
     }
 
     /// A reply; `None` if it is not one to a call of ours. `judge` says what the properties of an object mean.
@@ -166,169 +241,216 @@ impl<T: PartialEq> Collected<T> {
         &mut self,
         serial: NonZeroU32,
         reply: &Message,
-        judge: impl FnOnce(&Place, &Properties<'_>) -> T,
-    ) -> Option<zbus::Result<Gathered>> {
+        judge: impl Fn(&Place, &Properties<'_>) -> T,
+    ) -> Option<zbus::Result<Vec<Message>>> {
         let asked = self.awaited.take(serial)?;
-        let good = reply.message_type() == Type::MethodReturn;
-        Some(match asked {
-            Awaited::List => self.listed(reply, good),
-            Awaited::Object(place) => self.answered(&place, reply, good, judge),
-        })
+        Some(self.answered(asked, Some(reply), &judge))
     }
 
-    fn listed(&mut self, reply: &Message, good: bool) -> zbus::Result<Gathered> {
-        let again = self.listing.take() == Some(true);
-        let body = reply.body();
-        // An error means that there is nothing there, or no mapper; one that comes later is asked again.
-        let tree: SubTree = if good { body.deserialize().unwrap_or_default() } else { SubTree::new() };
-        let mut places = BTreeSet::new();
-        for (path, services) in tree {
-            for (service, interfaces) in services {
-                for (kind, Kind { carries, .. }) in self.kinds.iter().enumerate() {
-                    if interfaces.iter().any(|interface| interface == carries) {
-                        places.insert(Place { service: service.clone(), path: path.clone(), kind });
-                    }
-                }
-            }
-        }
-        if places.len() > MOST && !std::mem::replace(&mut self.too_many, true) {
-            let kind = self.kinds.first().map_or("", |kind| kind.carries);
-            tracing::warn!("{} objects have {kind}; only {MOST} are looked at", places.len());
-        }
-        let mut gathered = Gathered::default();
-        self.objects.retain(|place, _| {
-            let stays = places.contains(place);
-            gathered.changed |= !stays;
-            stays
-        });
-        for place in places.into_iter().take(MOST) {
-            if !self.services.contains_key(&place.service) {
-                gathered.calls.push(subscribe(&owner_changes(&place.service))?);
-                self.services.insert(place.service.clone(), None);
-            }
-            let new = Object { known: Known::Unread, asked: false, stale: true };
-            let object = self.objects.entry(place).or_insert_with(|| {
-                gathered.changed = true;
-                new
-            });
-            object.stale |= !matches!(object.known, Known::Read(_));
-        }
-        gathered.calls.extend(self.read()?);
-        if again {
-            gathered.calls.extend(self.list()?);
-        }
-        Ok(gathered)
-    }
-
+    /// An answer, or that there is none.
     fn answered(
         &mut self,
+        asked: Awaited,
+        reply: Option<&Message>,
+        judge: &impl Fn(&Place, &Properties<'_>) -> T,
+    ) -> zbus::Result<Vec<Message>> {
+        match asked {
+            Awaited::List => self.listed(reply),
+            Awaited::Object(place) => self.object_read(&place, reply, judge),
+        }
+    }
+
+    fn listed(&mut self, reply: Option<&Message>) -> zbus::Result<Vec<Message>> {
+        let mut calls = Vec::new();
+        let again = self.listing.take() == Some(true);
+        if let Some(reply) = reply {
+            self.mapper.replied(reply);
+        }
+        let body = reply.map(Message::body);
+        let tree = match (Says::of(reply), &body) {
+            (Says::Good, Some(body)) => body.deserialize::<SubTree<'_>>().ok(),
+            (Says::NotThere, _) => Some(SubTree::default()),
+            (Says::Good | Says::Nobody | Says::Failed, _) => None,
+        };
+        if let Some(tree) = tree {
+            self.list_again.reset();
+            self.take(&tree, &mut calls)?;
+        } else if Says::of(reply) != Says::Nobody {
+            // What is known stands. (A mapper that comes later is asked then.)
+            self.list_again.failed();
+        }
+        calls.extend(self.read()?);
+        if again {
+            calls.extend(self.list()?);
+        }
+        Ok(calls)
+    }
+
+    /// These are all that there are.
+    fn take(&mut self, tree: &SubTree<'_>, calls: &mut Vec<Message>) -> zbus::Result<()> {
+        let mut places = Vec::new();
+        for listed in &tree.0 {
+            let kind = self.kinds.iter().position(|kind| kind.carries == listed.interface);
+            places.extend(kind.map(|kind| (listed.service, listed.path, kind)));
+        }
+        places.sort_unstable();
+        places.dedup();
+        let found = places.len();
+        let mut taken = BTreeMap::new();
+        for (service, path, kind) in places.into_iter().take(MOST) {
+            let place = Place { service: service.to_owned(), path: path.to_owned(), kind };
+            if !self.services.contains_key(&place.service) {
+                if self.services.len() >= MOST_SERVICES {
+                    continue;
+                }
+                calls.push(subscribe(&owner_changes(&place.service))?);
+                self.services.insert(place.service.clone(), None);
+            }
+            let mut object = self.objects.remove(&place).unwrap_or_else(|| {
+                self.rest.changed();
+                Object::new()
+            });
+            object.stale |= !matches!(object.known, Known::Read(_));
+            taken.insert(place, object);
+        }
+        if taken.len() < found && !std::mem::replace(&mut self.too_many, true) {
+            let kind = self.kinds.first().map_or("", |kind| kind.carries);
+            tracing::warn!("{found} objects have {kind}; only {} are looked at", taken.len());
+        }
+        // What is left is not there any more.
+        if !std::mem::replace(&mut self.objects, taken).is_empty() {
+            self.rest.changed();
+        }
+        Ok(())
+    }
+
+    fn object_read(
+        &mut self,
         place: &Place,
-        reply: &Message,
-        good: bool,
-        judge: impl FnOnce(&Place, &Properties<'_>) -> T,
-    ) -> zbus::Result<Gathered> {
-        let mut gathered = Gathered::default();
+        reply: Option<&Message>,
+        judge: &impl Fn(&Place, &Properties<'_>) -> T,
+    ) -> zbus::Result<Vec<Message>> {
         if let Some(object) = self.objects.get_mut(place) {
-            let body = reply.body();
-            let properties: Option<Properties<'_>> = if good { body.deserialize().ok() } else { None };
-            let known = properties.map_or(Known::Failed, |properties| Known::Read(judge(place, &properties)));
-            gathered.changed = object.known != known;
+            let says = Says::of(reply);
+            let good = reply.filter(|_| says == Says::Good);
+            let body = good.map(Message::body);
+            let properties = body.as_ref().and_then(|body| body.deserialize::<Properties<'_>>().ok());
+            let says = says.understood(properties.is_some());
+            let known = match properties {
+                Some(properties) => Known::Read(judge(place, &properties)),
+                // It is asked when somebody has the name again.
+                None if says == Says::Nobody => Known::Unread,
+                None => Known::Failed,
+            };
+            if says == Says::Failed {
+                object.retry.failed();
+            } else {
+                object.retry.reset();
+            }
+            if object.known != known {
+                self.rest.changed();
+            }
             (object.known, object.asked) = (known, false);
-            if good && let Some(owner) = self.services.get_mut(&place.service) {
+            if let Some(reply) = good
+                && let Some(owner) = self.services.get_mut(&place.service)
+            {
                 *owner = reply.header().sender().map(|sender| sender.as_str().to_owned());
             }
         }
-        gathered.calls = self.read()?;
-        Ok(gathered)
+        self.read()
     }
 
     /// A signal, of whatever kind and from whomever.
-    pub(crate) fn signalled(&mut self, signal: &Message) -> zbus::Result<Gathered> {
-        let mut gathered = Gathered::default();
+    pub(crate) fn signalled(&mut self, signal: &Message) -> zbus::Result<Vec<Message>> {
+        let mut calls = Vec::new();
         let header = signal.header();
         let (Some(sender), Some(path), Some(member)) = (header.sender(), header.path(), header.member())
         else {
-            return Ok(gathered);
+            return Ok(calls);
         };
+        let sender = sender.as_str();
         let body = signal.body();
         match member.as_str() {
-            "NameOwnerChanged" if sender.as_str() == BUS => {
+            "NameOwnerChanged" if sender == BUS => {
                 if let Ok((name, _, new)) = body.deserialize::<(&str, &str, &str)>() {
-                    self.owner_changed(name, new, &mut gathered)?;
+                    self.owner_changed(name, new, &mut calls)?;
                 }
             }
             // A service has come, and the mapper knows by now what it has. Others than those that have objects do not matter
             // once there are any.
-            INTROSPECTED => {
+            INTROSPECTED if self.mapper.is(sender) => {
                 let name = body.deserialize::<&str>();
                 if self.objects.is_empty() || name.is_ok_and(|name| self.services.contains_key(name)) {
-                    gathered.calls.extend(self.list()?);
+                    calls.extend(self.list()?);
                 }
             }
             "InterfacesAdded" => {
                 type Added<'a> = (ObjectPath<'a>, BTreeMap<&'a str, BTreeMap<&'a str, Variant<'a>>>);
                 if let Ok((path, interfaces)) = body.deserialize::<Added<'_>>() {
-                    self.came_or_went(path.as_str(), &interfaces.into_keys().collect(), &mut gathered)?;
+                    self.came_or_went(sender, path.as_str(), &interfaces.into_keys().collect(), &mut calls)?;
                 }
             }
             "InterfacesRemoved" => {
                 if let Ok((path, interfaces)) = body.deserialize::<(ObjectPath<'_>, Vec<&str>)>() {
-                    self.came_or_went(path.as_str(), &interfaces.into_iter().collect(), &mut gathered)?;
+                    self.came_or_went(sender, path.as_str(), &interfaces.into_iter().collect(), &mut calls)?;
                 }
             }
             "PropertiesChanged" => {
-                let Ok(interface) = body.deserialize_ignore_signature::<&str>() else { return Ok(gathered) };
+                let Ok(interface) = body.deserialize_ignore_signature::<&str>() else { return Ok(calls) };
                 for (place, object) in
                     self.objects.iter_mut().filter(|(place, _)| place.path == path.as_str())
                 {
                     let owner = self.services.get(&place.service).and_then(Option::as_deref);
                     let of_kind = self.kinds.get(place.kind).is_some_and(|kind| kind.read == interface);
-                    object.stale |= of_kind && owner == Some(sender.as_str());
+                    object.stale |= of_kind && owner == Some(sender);
                 }
-                gathered.calls = self.read()?;
+                calls = self.read()?;
             }
             _ => {}
         }
-        Ok(gathered)
+        Ok(calls)
     }
 
-    /// Something below the root is announced or removed. Whoever says so: the mapper knows, and the object itself.
+    /// Something below the root is announced or removed. Whoever says so: the mapper knows; and, where its owner says it, the object.
     fn came_or_went(
         &mut self,
+        sender: &str,
         path: &str,
         interfaces: &BTreeSet<&str>,
-        gathered: &mut Gathered,
+        calls: &mut Vec<Message>,
     ) -> zbus::Result<()> {
         if !path.starts_with(ROOT) || !self.kinds.iter().any(|kind| interfaces.contains(kind.carries)) {
             return Ok(());
         }
-        for object in
-            self.objects.iter_mut().filter(|(place, _)| place.path == path).map(|(_, object)| object)
-        {
-            object.stale = true;
+        for (place, object) in self.objects.iter_mut().filter(|(place, _)| place.path == path) {
+            let owner = self.services.get(&place.service).and_then(Option::as_deref);
+            object.stale |= owner == Some(sender);
         }
-        gathered.calls.extend(self.list()?);
+        calls.extend(self.list()?);
         Ok(())
     }
 
-    fn owner_changed(&mut self, name: &str, new: &str, gathered: &mut Gathered) -> zbus::Result<()> {
+    fn owner_changed(&mut self, name: &str, new: &str, calls: &mut Vec<Message>) -> zbus::Result<()> {
         if name == MAPPER {
             // One that went away answers nothing any more.
             self.awaited.forget(|asked| matches!(asked, Awaited::List));
             self.listing = None;
+            self.mapper.changed(new);
             if !new.is_empty() {
-                gathered.calls.extend(self.list()?);
+                calls.extend(self.list()?);
             }
         }
         let Some(owner) = self.services.get_mut(name) else { return Ok(()) };
         *owner = None;
         self.awaited.forget(|asked| matches!(asked, Awaited::Object(place) if place.service == name));
         for (_, object) in self.objects.iter_mut().filter(|(place, _)| place.service == name) {
-            gathered.changed |= object.known != Known::Unread;
-            *object = Object { known: Known::Unread, asked: false, stale: true };
+            if object.known != Known::Unread {
+                self.rest.changed();
+            }
+            *object = Object::new();
         }
         if !new.is_empty() {
-            gathered.calls.extend(self.list()?);
+            calls.extend(self.list()?);
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Follows the sensor of each host's CPU power (design 3.7, `NoCpuPower`).
+//! Follows the sensor of each host's CPU power (rules 3.7, `NoCpuPower`).
 //!
 //! Owns: what was last said of it. Must never: take a sensor that is absent, unavailable or NaN for one that says 0 W, or judge
 //! how long is too long.
@@ -10,10 +10,10 @@ use zbus::Message;
 
 use crate::{
     adapters::{
-        peer::{Outcome, Peer},
+        peer::{Moment, Outcome, Peer},
         watched::{Plain, Told, Watched},
     },
-    logic::{diagnosis::CpuPower as Power, machine::Event},
+    logic::{diagnosis::CpuPower as Power, event::Event, time::Time},
     shell::permits::HostIndex,
 };
 
@@ -83,6 +83,15 @@ impl Peer for CpuPower {
     fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
         let told = self.watched.signalled(signal)?;
         Ok(self.take(told))
+    }
+
+    fn tick(&mut self, now: Moment) -> zbus::Result<Outcome> {
+        let told = self.watched.tick(now)?;
+        Ok(self.take(told))
+    }
+
+    fn wake_at(&self) -> Option<Time> {
+        self.watched.wake_at()
     }
 }
 

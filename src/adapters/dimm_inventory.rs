@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Counts the DIMMs that the firmware's own tables list (design 3.7, `MissingDimm`).
+//! Counts the DIMMs that the firmware's own tables list (rules 3.7, `MissingDimm`).
 //!
 //! Owns: what smbios-mdr says. It has one object for each slot, at `/xyz/openbmc_project/inventory/system/chassis/motherboard/dimm<n>` or
 //! below the board that it found, with `Inventory.Item.Dimm`, and `Present` of `Inventory.Item` if there is one in it (smbios-mdr
 //! `src/dimm.cpp`, `src/mdrv2.cpp` at e3c676f). Only its word counts: other inventories list slots that are populated by design. Must
-//! never: take what is not known for fewer.
+//! never: take what is not known for fewer, or a part for all: it counts when it has come to rest.
 //!
 //! smbios-mdr knows one host. With one host in the configuration all DIMMs are its; with several only those whose path has a part
 //! `host<N>`, as inventories of several hosts have.
@@ -15,10 +15,10 @@ use zbus::Message;
 
 use crate::{
     adapters::{
-        collected::{Collected, Gathered, Kind, Known, Place, Properties, plain},
-        peer::{Outcome, Peer},
+        collected::{Collected, Kind, Known, Place, Properties, plain},
+        peer::{Moment, Outcome, Peer},
     },
-    logic::machine::Event,
+    logic::{event::Event, time::Time},
 };
 
 const SMBIOS: &str = "xyz.openbmc_project.Smbios.MDR_V2";
@@ -41,11 +41,8 @@ impl DimmInventory {
         Self { hosts: ids.map(|id| (id, None)).collect(), slots: Collected::new(&KINDS) }
     }
 
-    fn take(&mut self, gathered: Gathered) -> Outcome {
-        let mut outcome = Outcome::of(gathered.calls);
-        if !gathered.changed {
-            return outcome;
-        }
+    /// Counts.
+    fn take(&mut self, outcome: &mut Outcome) {
         let only = self.hosts.len() == 1;
         for (host, (id, said)) in self.hosts.iter_mut().enumerate() {
             let of_host = format!("host{id}");
@@ -57,7 +54,6 @@ impl DimmInventory {
                 outcome.events.push((host, Event::DimmsPresent(count)));
             }
         }
-        outcome
     }
 }
 
@@ -67,13 +63,24 @@ impl Peer for DimmInventory {
     }
 
     fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Outcome>> {
-        let gathered = self.slots.returned(serial, reply, present)?;
-        Some(gathered.map(|gathered| self.take(gathered)))
+        Some(self.slots.returned(serial, reply, present)?.map(Outcome::of))
     }
 
     fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
-        let gathered = self.slots.signalled(signal)?;
-        Ok(self.take(gathered))
+        self.slots.signalled(signal).map(Outcome::of)
+    }
+
+    fn tick(&mut self, now: Moment) -> zbus::Result<Outcome> {
+        let gathered = self.slots.tick(now, present)?;
+        let mut outcome = Outcome::of(gathered.calls);
+        if gathered.rests {
+            self.take(&mut outcome);
+        }
+        Ok(outcome)
+    }
+
+    fn wake_at(&self) -> Option<Time> {
+        self.slots.wake_at()
     }
 }
 
@@ -101,7 +108,7 @@ mod tests {
 
     use super::*;
     use crate::adapters::{
-        peer::{INTROSPECTED, MAPPER_PRIVATE},
+        peer::{INTROSPECTED, MAPPER_PRIVATE, moment},
         watched::doubles::{calls, changed, failed, owner, reply, serial},
     };
     use crate::shell::permits::HostIndex;
@@ -123,12 +130,16 @@ mod tests {
         question: &Message,
         slots: &[(&str, &str, bool)],
     ) -> Vec<(HostIndex, Event)> {
+        answer(inventory, question, slots);
+        rest(inventory)
+    }
+
+    fn answer(inventory: &mut DimmInventory, question: &Message, slots: &[(&str, &str, bool)]) {
         let mut tree: BTreeMap<String, BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
         for (service, path, _) in slots {
             tree.entry(format!("{ROOT}/{path}")).or_default().insert(service, vec![ITEM, DIMM]);
         }
         let outcome = inventory.returned(serial(question), &reply(question, ":1.1", &tree)).unwrap().unwrap();
-        let mut events = outcome.events;
         for get in calls(&outcome.calls, "GetAll") {
             let header = get.header();
             let path = header.path().unwrap().as_str();
@@ -137,11 +148,14 @@ mod tests {
             };
             let (.., present) = slots.iter().find(of).unwrap();
             let values: BTreeMap<&str, Variant<'_>> = [("Present", Variant::from(*present))].into();
-            events.extend(
-                inventory.returned(serial(get), &reply(get, ":1.5", &values)).unwrap().unwrap().events,
-            );
+            inventory.returned(serial(get), &reply(get, ":1.5", &values)).unwrap().unwrap();
         }
-        events
+    }
+
+    /// Ten seconds in which nothing happens; with what then counts.
+    fn rest(inventory: &mut DimmInventory) -> Vec<(HostIndex, Event)> {
+        assert_eq!(inventory.tick(moment(100)).unwrap().events, []);
+        inventory.tick(moment(110)).unwrap().events
     }
 
     #[test]
@@ -182,18 +196,19 @@ mod tests {
         // While it is under way there is not another; afterwards there is.
         assert!(inventory.signalled(&signal(":1.5")).unwrap().calls.is_empty());
         let outcome = inventory.returned(serial(get), &failed(get)).unwrap().unwrap();
-        assert_eq!(outcome.events, [(0, Event::DimmsPresent(None))]);
         let again = calls(&outcome.calls, "GetAll")[0];
         let values: BTreeMap<&str, Variant<'_>> = [("Present", Variant::from(7_u32))].into();
         let outcome = inventory.returned(serial(again), &reply(again, ":1.5", &values)).unwrap().unwrap();
-        assert_eq!((outcome.events, outcome.calls.len()), (Vec::new(), 0));
+        assert_eq!(outcome.calls.len(), 0);
+        assert_eq!(rest(&mut inventory), [(0, Event::DimmsPresent(None))]);
     }
 
     #[test]
     fn a_service_that_restarts_is_listed_and_read_anew() {
         let slots = [(SMBIOS, "dimm0", true)];
         let (mut inventory, _) = running(&[0], &slots);
-        assert_eq!(inventory.signalled(&owner(SMBIOS, "")).unwrap().events, [(0, Event::DimmsPresent(None))]);
+        inventory.signalled(&owner(SMBIOS, "")).unwrap();
+        assert_eq!(rest(&mut inventory), [(0, Event::DimmsPresent(None))]);
         let outcome = inventory.signalled(&owner(SMBIOS, ":1.5")).unwrap();
         let question = calls(&outcome.calls, "GetSubTree")[0];
         assert_eq!(list(&mut inventory, question, &slots), [(0, Event::DimmsPresent(Some(1)))]);
@@ -214,7 +229,41 @@ mod tests {
         for _ in 0..3 {
             assert!(inventory.signalled(&mapped(SMBIOS)).unwrap().calls.is_empty());
         }
-        assert_eq!(list(&mut inventory, question, &slots), [(0, Event::DimmsPresent(Some(1)))]);
+        let tree: BTreeMap<String, BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
+        let outcome = inventory.returned(serial(question), &reply(question, ":1.1", &tree)).unwrap().unwrap();
+        let once_more = calls(&outcome.calls, "GetSubTree")[0];
+        assert_eq!(list(&mut inventory, once_more, &slots), [(0, Event::DimmsPresent(Some(1)))]);
+        // A stranger says so.
+        let signal =
+            Message::signal("/", MAPPER_PRIVATE, INTROSPECTED).sender(":1.66").build(&SMBIOS).unwrap();
+        assert!(inventory.signalled(&signal).unwrap().calls.is_empty());
         assert!(inventory.signalled(&mapped("another.service")).unwrap().calls.is_empty());
+    }
+
+    /// As smbios-mdr comes: one object after the other, behind a mapper that takes its time.
+    #[test]
+    fn objects_that_come_one_by_one_are_counted_when_they_are_all_there() {
+        let slots: Vec<_> = ["dimm0", "dimm1", "dimm2"].map(|slot| (SMBIOS, slot, true)).into();
+        let mut inventory = DimmInventory::new([0].into_iter());
+        let begin = inventory.start().unwrap();
+        let mut question = calls(&begin, "GetSubTree")[0].clone();
+        for known in 1..=slots.len() {
+            answer(&mut inventory, &question, &slots[..known]);
+            // Nine seconds of rest are none; then the next one is announced, and the mapper is asked.
+            let now = 10 * u64::try_from(known).unwrap();
+            assert_eq!(inventory.tick(moment(now)).unwrap().events, []);
+            assert_eq!(inventory.tick(moment(now + 9)).unwrap().events, []);
+            let path = zbus::ObjectPath::try_from(format!("{ROOT}/dimm{known}")).unwrap();
+            let interfaces: BTreeMap<&str, BTreeMap<&str, Variant<'_>>> = [(DIMM, BTreeMap::new())].into();
+            let added = Message::signal("/", crate::adapters::names::OBJECT_MANAGER, "InterfacesAdded");
+            let added = added.sender(":1.5").build(&(path, interfaces)).unwrap();
+            let asked = inventory.signalled(&added).unwrap().calls;
+            question = calls(&asked, "GetSubTree")[0].clone();
+            // However long the mapper takes (it has 25 s): a part is not told.
+            assert_eq!(inventory.tick(moment(now + 9)).unwrap().events, []);
+            assert_eq!(inventory.tick(moment(now + 10)).unwrap().events, []);
+        }
+        answer(&mut inventory, &question, &slots);
+        assert_eq!(inventory.tick(moment(50)).unwrap().events, [(0, Event::DimmsPresent(Some(3)))]);
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Pure: sends nothing, waits for nothing. Error names are those that sd-bus services give, since
 //! that is what OpenBMC's clients were written against; so is `GetAll("")`, which answers with the
-//! properties of all interfaces (bmcweb reads a sensor that way, stack.md).
+//! properties of all interfaces (bmcweb reads a sensor that way).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,14 +16,17 @@ use zbus::{
     names::InterfaceName,
 };
 
-use crate::adapters::objects::{
-    Access, Arg, Interface, Method, Object, Property, Request, Signal, Tree, below,
+use crate::adapters::{
+    names::{Brief, LONGEST_NAME, OBJECT_MANAGER, PROPERTIES},
+    objects::{Access, Arg, Interface, Method, Object, Property, Request, Signal, Values},
+    tree::{Tree, below},
 };
 
-pub(crate) const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 const PEER: &str = "org.freedesktop.DBus.Peer";
 const INTROSPECTABLE: &str = "org.freedesktop.DBus.Introspectable";
-pub(crate) const OBJECT_MANAGER: &str = "org.freedesktop.DBus.ObjectManager";
+const INTERFACES_ADDED: &str = "InterfacesAdded";
+/// The interfaces that are at every object. A manager's is not one of them: sd-bus has no properties of it anywhere.
+const EVERYWHERE: [&str; 3] = [PEER, INTROSPECTABLE, PROPERTIES];
 
 /// What becomes of a method call.
 #[must_use]
@@ -96,26 +99,34 @@ fn route(tree: &Tree, call: &Message, header: &Header<'_>) -> Routed {
     let is = |name: &str| interface.is_none_or(|given| given == name);
 
     match member {
-        "Get" if is(PROPERTIES) => get(object(tree, path)?, call, header),
-        "Set" if is(PROPERTIES) => set(object(tree, path)?, call),
-        "GetAll" if is(PROPERTIES) => get_all(object(tree, path)?, call, header),
+        "Get" if is(PROPERTIES) => get(node(tree, path)?, call, header),
+        "Set" if is(PROPERTIES) => set(node(tree, path)?, call),
+        "GetAll" if is(PROPERTIES) => get_all(node(tree, path)?, call, header),
         // Peer is at every path, whether an object is there or not.
         "Ping" if is(PEER) => Ok(reply(header, &())),
-        "GetMachineId" if is(PEER) => match std::fs::read_to_string("/etc/machine-id") {
-            Ok(id) => Ok(reply(header, &id.trim())),
-            Err(e) => Err(refusal!("Failed", "The machine id cannot be read: {e}.")),
+        "GetMachineId" if is(PEER) => match &tree.machine_id {
+            Some(id) => Ok(reply(header, &id.as_str())),
+            None => Err(refusal!("Failed", "There is no machine id.")),
         },
-        "Introspect" if is(INTROSPECTABLE) => Ok(reply(header, &introspect(tree, path)?.as_str())),
-        "GetManagedObjects" if is(OBJECT_MANAGER) && tree.managers().any(|manager| manager == path) => {
+        "Introspect" if is(INTROSPECTABLE) => {
+            takes_nothing(call)?;
+            Ok(reply(header, &introspect(tree, path)?.as_str()))
+        }
+        "GetManagedObjects" if is(OBJECT_MANAGER) && is_manager(tree, path) => {
+            takes_nothing(call)?;
             Ok(managed(tree, path, header))
         }
         _ => {
-            let object = object(tree, path)?;
-            let methods = object.interfaces().iter().filter(|i| is(i.name)).flat_map(|i| i.methods);
-            let Some(method) = methods.into_iter().find(|method| method.name == member) else {
+            let unknown = || {
                 let interface = interface.unwrap_or_default();
-                return Err(refusal!("UnknownMethod", "Unknown method {member} or interface {interface}."));
+                refusal!("UnknownMethod", "Unknown method {member} or interface {interface}.")
             };
+            if interface == Some(PEER) {
+                return Err(unknown());
+            }
+            let object = node(tree, path)?.ok_or_else(unknown)?;
+            let methods = object.interfaces().iter().filter(|i| is(i.name)).flat_map(|i| i.methods);
+            let method = methods.into_iter().find(|method| method.name == member).ok_or_else(unknown)?;
             let request = object.call(method, call).map_err(invalid_args)?;
             Ok(Ok(Answer::Ask(Ask { host: object.host(), request })))
         }
@@ -133,43 +144,79 @@ fn invalid_args(why: impl std::fmt::Display) -> Refusal {
     refusal!("InvalidArgs", "{why}")
 }
 
-fn object<'t>(tree: &'t Tree, path: &str) -> Result<&'t dyn Object, Refusal> {
-    tree.object(path).ok_or_else(|| refusal!("UnknownObject", "Unknown object '{path}'."))
+/// A name that a body brought, if it can be one. Before anything is looked for: what a caller sends costs us no more than that.
+fn name(text: &str) -> Result<&str, Refusal> {
+    if text.len() > LONGEST_NAME {
+        return Err(invalid_args(format_args!(
+            "A name has at most {LONGEST_NAME} bytes, not {}.",
+            text.len()
+        )));
+    }
+    Ok(text)
 }
 
-fn property(object: &dyn Object, interface: &str, name: &str) -> Result<&'static Property, Refusal> {
-    let interfaces = object.interfaces().iter().filter(|i| i.name == interface);
-    interfaces
-        .flat_map(|i| i.properties)
-        .find(|property| property.name == name)
-        .ok_or_else(|| refusal!("UnknownProperty", "Unknown interface {interface} or property {name}."))
+fn takes_nothing(call: &Message) -> Result<(), Refusal> {
+    call.body().deserialize().map_err(invalid_args)
 }
 
-fn get(object: &dyn Object, call: &Message, header: &Header<'_>) -> Routed {
+/// What is at a path: an object, or only a manager, which is one without interfaces of its own.
+type Node<'t> = Option<&'t dyn Object>;
+
+fn node<'t>(tree: &'t Tree, path: &str) -> Result<Node<'t>, Refusal> {
+    let object = tree.object(path);
+    if object.is_none() && !is_manager(tree, path) {
+        return Err(refusal!("UnknownObject", "Unknown object '{}'.", Brief(path)));
+    }
+    Ok(object)
+}
+
+fn is_manager(tree: &Tree, path: &str) -> bool {
+    tree.managers().any(|manager| manager == path)
+}
+
+/// The property of this name, and who has it.
+fn find<'t>(
+    node: Node<'t>,
+    interface: &str,
+    property: &str,
+) -> Result<(&'t dyn Object, &'static Property), Refusal> {
+    let of = |object: &'t dyn Object| {
+        let interfaces = object.interfaces().iter().filter(|i| i.name == interface);
+        let found = interfaces.flat_map(|i| i.properties).find(|known| known.name == property)?;
+        Some((object, found))
+    };
+    node.and_then(of)
+        .ok_or_else(|| refusal!("UnknownProperty", "Unknown interface {interface} or property {property}."))
+}
+
+fn get(node: Node<'_>, call: &Message, header: &Header<'_>) -> Routed {
     let body = call.body();
-    let (interface, name): (&str, &str) = body.deserialize().map_err(invalid_args)?;
-    Ok(reply(header, &object.get(property(object, interface, name)?)))
+    let (interface, property): (&str, &str) = body.deserialize().map_err(invalid_args)?;
+    let (object, property) = find(node, name(interface)?, name(property)?)?;
+    let value = object.get(property);
+    let value =
+        value.ok_or_else(|| refusal!("UnknownProperty", "Property {} has no value.", property.name))?;
+    Ok(reply(header, &value))
 }
 
-fn set(object: &dyn Object, call: &Message) -> Routed {
+fn set(node: Node<'_>, call: &Message) -> Routed {
     let body = call.body();
-    let (interface, name, value): (&str, &str, Variant<'_>) = body.deserialize().map_err(invalid_args)?;
-    let property = property(object, interface, name)?;
+    let (interface, property, value): (&str, &str, Variant<'_>) = body.deserialize().map_err(invalid_args)?;
+    let (object, property) = find(node, name(interface)?, name(property)?)?;
     if property.access == Access::Read {
-        return Err(refusal!("PropertyReadOnly", "Property '{name}' is not writable."));
+        return Err(refusal!("PropertyReadOnly", "Property '{}' is not writable.", property.name));
     }
     let request = object.set(property, &value).map_err(invalid_args)?;
     Ok(Ok(Answer::Ask(Ask { host: object.host(), request })))
 }
 
-fn get_all(object: &dyn Object, call: &Message, header: &Header<'_>) -> Routed {
+fn get_all(node: Node<'_>, call: &Message, header: &Header<'_>) -> Routed {
     let body = call.body();
-    let wanted: &str = body.deserialize().map_err(invalid_args)?;
-    let standard = [PEER, INTROSPECTABLE, PROPERTIES, OBJECT_MANAGER].contains(&wanted);
-    let mut known = wanted.is_empty() || standard;
+    let wanted = name(body.deserialize().map_err(invalid_args)?)?;
+    let mut known = wanted.is_empty() || EVERYWHERE.contains(&wanted);
     let mut values = BTreeMap::new();
-    for interface in object.interfaces() {
-        if wanted.is_empty() || interface.name == wanted {
+    if let Some(object) = node {
+        for interface in object.interfaces().iter().filter(|i| wanted.is_empty() || i.name == wanted) {
             known = true;
             values.extend(object.values(interface));
         }
@@ -180,15 +227,31 @@ fn get_all(object: &dyn Object, call: &Message, header: &Header<'_>) -> Routed {
     Ok(reply(header, &values))
 }
 
-/// The objects below a manager; the standard interfaces are left out.
+/// The interfaces of an object and their values, as sd-bus lists them: with those that are everywhere.
+fn listed(object: &dyn Object) -> BTreeMap<&'static str, Values<'_>> {
+    let own = object.interfaces().iter().map(|interface| (interface.name, object.values(interface)));
+    EVERYWHERE.into_iter().map(|name| (name, Values::new())).chain(own).collect()
+}
+
+/// The objects below a manager.
 fn managed(tree: &Tree, manager: &str, header: &Header<'_>) -> zbus::Result<Answer> {
     let mut objects = BTreeMap::new();
     for object in tree.objects().filter(|object| below(manager, object.path()).is_some()) {
-        let interfaces: BTreeMap<_, _> =
-            object.interfaces().iter().map(|interface| (interface.name, object.values(interface))).collect();
-        objects.insert(ObjectPath::try_from(object.path())?, interfaces);
+        objects.insert(ObjectPath::try_from(object.path())?, listed(object));
     }
     reply(header, &objects)
+}
+
+/// `InterfacesAdded` of every object, each from its manager's path, as `sd_bus_emit_object_added` sends it.
+pub(crate) fn announcements(tree: &Tree) -> zbus::Result<Vec<Message>> {
+    let mut out = Vec::new();
+    for manager in tree.managers() {
+        for object in tree.objects().filter(|object| below(manager, object.path()).is_some()) {
+            let body = (ObjectPath::try_from(object.path())?, listed(object));
+            out.push(Message::signal(manager, OBJECT_MANAGER, INTERFACES_ADDED).build(&body)?);
+        }
+    }
+    Ok(out)
 }
 
 const DOCTYPE: &str = r#"<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"
@@ -247,7 +310,7 @@ static STANDARD: [Interface; 4] = [
         }],
         signals: &[
             Signal {
-                name: "InterfacesAdded",
+                name: INTERFACES_ADDED,
                 args: &[("object_path", "o"), ("interfaces_and_properties", "a{sa{sv}}")],
             },
             Signal { name: "InterfacesRemoved", args: &[("object_path", "o"), ("interfaces", "as")] },
@@ -256,7 +319,7 @@ static STANDARD: [Interface; 4] = [
 ];
 
 /// The XML of a node. The mapper walks down from `/`, so that every level must name its children
-/// (contract 1.6).
+/// (openbmc 1.6).
 fn introspect(tree: &Tree, path: &str) -> Result<String, Refusal> {
     let children: BTreeSet<&str> = tree
         .paths()
@@ -264,10 +327,10 @@ fn introspect(tree: &Tree, path: &str) -> Result<String, Refusal> {
         .filter_map(|rest| rest.split('/').next())
         .collect();
     let object = tree.object(path);
-    let manager = tree.managers().any(|manager| manager == path);
+    let manager = is_manager(tree, path);
     // The root is always there: where nothing is known yet, it is empty.
     if object.is_none() && !manager && children.is_empty() && path != "/" {
-        return Err(refusal!("UnknownObject", "Unknown object '{path}'."));
+        return Err(refusal!("UnknownObject", "Unknown object '{}'.", Brief(path)));
     }
     let mut xml = format!("{DOCTYPE}<node>\n");
     for interface in STANDARD.iter().filter(|interface| manager || interface.name != OBJECT_MANAGER) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Event records beside the journal's own lines, each by configuration: Redfish, SEL, phosphor-logging (contract 7).
+//! Event records beside the journal's own lines, each by configuration: Redfish, SEL, phosphor-logging (openbmc 7).
 //!
 //! Owns: what was written, so that it can be resolved. Must never: write more than its limits let through (both logs may be on flash),
 //! or care whether anybody takes it.
@@ -21,14 +21,15 @@ use zbus::{Message, ObjectPath, Variant, message::Type};
 
 use crate::{
     adapters::{
-        dispatch::PROPERTIES,
-        peer::{Outcome, Peer, Pending},
+        names::PROPERTIES,
+        peer::{Moment, Outcome, Peer, Pending, Says, earlier},
     },
     config::Events,
     logic::{
         acpi::AcpiState,
         diagnosis::{Diagnosis, Evidence},
         limit::{Bucket, OncePerBoot},
+        patience::Backoff,
         time::Time,
     },
     shell::permits::HostIndex,
@@ -46,8 +47,10 @@ const ENTRY: &str = "xyz.openbmc_project.Logging.Entry";
 const MOST_AT_ONCE: u32 = 20;
 /// And then one each: 1440 a day at most, of some 100 bytes.
 const ONE_EACH: Duration = Duration::from_secs(60);
-/// A logger that does not answer is not told more than this.
-const MOST_OUTSTANDING: usize = 64;
+/// So many entries are resolved again when that failed.
+const MOST_UNRESOLVED: usize = 64;
+/// So many errors are noted once.
+const MOST_NOTED: usize = 64;
 
 /// The offset of IPMI 2.0 table 42-3, sensor type 22h.
 #[must_use]
@@ -84,9 +87,9 @@ fn redfish(diagnosis: Diagnosis, resource: &str) -> (&'static str, String) {
         | Diagnosis::PostCompleteBogus
         | Diagnosis::RivalOwner
         | Diagnosis::UnguardedBus
-        | Diagnosis::FailsafeConfig => {
-            ("ResourceEvent.1.0.ResourceErrorsDetected", format!("{resource},{name}"))
-        }
+        | Diagnosis::FailsafeConfig
+        | Diagnosis::EvidenceMute
+        | Diagnosis::BusSilent => ("ResourceEvent.1.0.ResourceErrorsDetected", format!("{resource},{name}")),
     }
 }
 
@@ -104,7 +107,9 @@ const fn level(diagnosis: Diagnosis) -> &'static str {
         | Diagnosis::PostCompleteBogus
         | Diagnosis::RivalOwner
         | Diagnosis::UnguardedBus
-        | Diagnosis::FailsafeConfig => "xyz.openbmc_project.Logging.Entry.Level.Warning",
+        | Diagnosis::FailsafeConfig
+        | Diagnosis::EvidenceMute
+        | Diagnosis::BusSilent => "xyz.openbmc_project.Logging.Entry.Level.Warning",
     }
 }
 
@@ -126,11 +131,12 @@ struct Host {
 }
 
 /// What a reply is about.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 enum Awaited {
     Sel,
     Entry(HostIndex, Diagnosis),
-    Resolved,
+    /// The entry at this path.
+    Resolved(String),
 }
 
 /// The records of all hosts.
@@ -140,6 +146,9 @@ pub(crate) struct EventLog {
     hosts: Vec<Host>,
     began: Instant,
     awaited: Pending<Awaited>,
+    /// The paths of entries that are to be resolved and are not known to be.
+    unresolved: BTreeSet<String>,
+    retry: Backoff,
     noted: BTreeSet<String>,
 }
 
@@ -153,7 +162,15 @@ impl EventLog {
             entries: BTreeMap::new(),
         });
         let hosts = hosts.collect();
-        Self { events, hosts, began: Instant::now(), awaited: Pending::default(), noted: BTreeSet::new() }
+        Self {
+            events,
+            hosts,
+            began: Instant::now(),
+            awaited: Pending::default(),
+            unresolved: BTreeSet::new(),
+            retry: Backoff::default(),
+            noted: BTreeSet::new(),
+        }
     }
 
     /// Real time, on any clock: flash wears in real time.
@@ -187,7 +204,7 @@ impl EventLog {
                 to.name()
             );
         }
-        if self.events.sel && self.awaited.len() < MOST_OUTSTANDING {
+        if self.events.sel {
             let text = format!("host{id}: ACPI state {} ({cause})", to.name());
             let path = format!("/xyz/openbmc_project/sensors/acpisystem/host{id}_acpi_power_state");
             let data = [offset(to), 0xff, 0xff];
@@ -195,8 +212,7 @@ impl EventLog {
                 .destination(SEL)
                 .interface(SEL)
                 .build(&(text, path, data.as_slice(), true, GENERATOR))?;
-            self.awaited.add(&call, Awaited::Sel);
-            calls.push(call);
+            calls.extend(self.awaited.send(call, Awaited::Sel));
         }
         Ok(calls)
     }
@@ -224,7 +240,7 @@ impl EventLog {
                 diagnosis.name()
             );
         }
-        if self.events.logging && self.awaited.len() < MOST_OUTSTANDING {
+        if self.events.logging {
             let message = format!("xyz.openbmc_project.AcpiState.Error.{}", diagnosis.name());
             let host_name = format!("host{id}");
             let mut data: BTreeMap<&str, &str> =
@@ -235,9 +251,11 @@ impl EventLog {
                 .destination(LOGGING)
                 .interface(CREATE)
                 .build(&(message, level(diagnosis), data))?;
-            of.entries.insert(diagnosis, Entry { path: None, over: false });
-            self.awaited.add(&call, Awaited::Entry(host, diagnosis));
-            calls.push(call);
+            // A logger that does not answer is told no more.
+            if let Some(call) = self.awaited.send(call, Awaited::Entry(host, diagnosis)) {
+                of.entries.insert(diagnosis, Entry { path: None, over: false });
+                calls.push(call);
+            }
         }
         Ok(calls)
     }
@@ -257,20 +275,46 @@ impl EventLog {
         let Some(Entry { path: Some(path), over: true }) = of.entries.get(&diagnosis) else {
             return Ok(None);
         };
-        let call = Message::method_call(path.as_str(), "Set")
-            .destination(LOGGING)
-            .interface(PROPERTIES)
-            .build(&(ENTRY, "Resolved", Variant::Bool(true)))?;
+        let call = resolving(path)?;
+        let path = path.clone();
         of.entries.remove(&diagnosis);
-        self.awaited.add(&call, Awaited::Resolved);
-        Ok(Some(call))
+        if self.unresolved.len() < MOST_UNRESOLVED {
+            self.unresolved.insert(path.clone());
+        }
+        Ok(self.awaited.send(call, Awaited::Resolved(path)))
     }
+
+    /// An answer to a resolving, or that there is none: an entry that stays open for one error would be open for ever.
+    fn resolved(&mut self, path: &str, says: Says) {
+        match says {
+            Says::Good | Says::NotThere => {
+                self.unresolved.remove(path);
+                // One that succeeds says nothing of the others.
+                if self.unresolved.is_empty() {
+                    self.retry.reset();
+                }
+            }
+            Says::Nobody | Says::Failed => self.retry.failed(),
+        }
+    }
+}
+
+/// The call that resolves the entry at this path.
+fn resolving(path: &str) -> zbus::Result<Message> {
+    Message::method_call(path, "Set").destination(LOGGING).interface(PROPERTIES).build(&(
+        ENTRY,
+        "Resolved",
+        Variant::Bool(true),
+    ))
 }
 
 impl Peer for EventLog {
     fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Outcome>> {
         let what = self.awaited.take(serial)?;
         let header = reply.header();
+        if let Awaited::Resolved(path) = &what {
+            self.resolved(path, Says::of(Some(reply)));
+        }
         if reply.message_type() != Type::MethodReturn {
             let error = header.error_name().map_or("", |name| name.as_str());
             let of = match what {
@@ -281,9 +325,9 @@ impl Peer for EventLog {
                     }
                     "phosphor-logging"
                 }
-                Awaited::Resolved => "phosphor-logging (resolving)",
+                Awaited::Resolved(_) => "phosphor-logging (resolving)",
             };
-            if self.noted.insert(format!("{of} {error}")) {
+            if self.noted.len() < MOST_NOTED && self.noted.insert(format!("{of} {error}")) {
                 tracing::warn!("{of} does not take our records: {error}");
             }
             return Some(Ok(Outcome::default()));
@@ -296,6 +340,26 @@ impl Peer for EventLog {
         }
         Some(self.resolve(host, diagnosis).map(|call| Outcome::of(call.into_iter().collect())))
     }
+
+    /// Records that are lost are lost; an entry that is to be resolved is not.
+    fn tick(&mut self, now: Moment) -> zbus::Result<Outcome> {
+        let mut outcome = Outcome::default();
+        for what in self.awaited.unanswered(now) {
+            if let Awaited::Resolved(path) = what {
+                self.resolved(&path, Says::Failed);
+            }
+        }
+        if self.retry.tick(now.now) {
+            for path in &self.unresolved {
+                outcome.calls.extend(self.awaited.send(resolving(path)?, Awaited::Resolved(path.clone())));
+            }
+        }
+        Ok(outcome)
+    }
+
+    fn wake_at(&self) -> Option<Time> {
+        earlier(self.awaited.wake_at(), self.retry.wake_at())
+    }
 }
 
 /// The host in Redfish. bmcweb has one system, or, where it is built for several, numbers them.
@@ -306,7 +370,10 @@ fn resource(id: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapters::watched::doubles::{failed, reply, serial};
+    use crate::adapters::{
+        peer::MOST_OF_ONE,
+        watched::doubles::{failed, reply, serial},
+    };
 
     const ALL: Events = Events { redfish: true, sel: true, logging: true };
     const PATH: &str = "/xyz/openbmc_project/logging/entry/7";
@@ -397,6 +464,6 @@ mod tests {
     fn a_logger_that_never_answers_is_not_told_for_ever() {
         let mut log = log(Events { logging: true, ..Events::default() });
         let made: usize = (0..1000).map(|boot| raise(&mut log, Diagnosis::BusStuck, boot + 1).len()).sum();
-        assert_eq!(made, MOST_OUTSTANDING);
+        assert_eq!(made, MOST_OF_ONE);
     }
 }

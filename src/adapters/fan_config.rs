@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Finds fan control's configurations that take our unavailable sensors for failed ones (design 3.7, `FailsafeConfig`).
+//! Finds fan control's configurations that take our unavailable sensors for failed ones (rules 3.7, `FailsafeConfig`).
 //!
 //! Owns: what of phosphor-pid-control's configuration, as entity-manager publishes it, is about our sensors: `Configuration.Pid` and
 //! `Configuration.Stepwise` with their `Inputs`, `MissingIsAcceptable` and `InputUnavailableAsFailed` (pid-control
-//! `dbus/dbusconfiguration.cpp` at ca3d666e, contract 4.1). A configuration in a file, `/usr/share/swampd/config.json`, is on no bus
-//! and is not seen. Must never: let data that is not understood count for more than nothing.
+//! `dbus/dbusconfiguration.cpp` at ca3d666e, openbmc 4.1), and the sensors that phosphor-virtual-sensor computes from ours
+//! (`src/virtualSensor.cpp` at ced2145f: `createVirtualSensorsFromDBus`, `parseConfigInterface`). What is configured in a file,
+//! `/usr/share/swampd/config.json` or `virtual_sensor_config.json`, is on no bus and is not seen. Must never: let data that is not
+//! understood count for more than nothing; hide the diagnosis behind a regular expression ([`Name`]).
+//!
+//! A virtual sensor leaves out inputs that are NaN, and is NaN itself when nothing is left (`calculateValue`, `src/calculate.cpp`).
+//! It never says that it is unavailable, so pid-control takes that NaN for a failure whatever `InputUnavailableAsFailed` is.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,36 +20,77 @@ use zbus::{Message, Variant};
 
 use crate::{
     adapters::{
-        collected::{Collected, Gathered, Kind, Known, Place, Properties, plain},
-        peer::{Outcome, Peer},
+        collected::{Collected, Kind, Known, Place, Properties, plain},
+        peer::{Moment, Outcome, Peer},
     },
-    logic::{machine::Event, pattern::Pattern},
+    logic::{event::Event, time::Time},
     shell::permits::HostIndex,
 };
 
 const PID: &str = "xyz.openbmc_project.Configuration.Pid";
 const STEPWISE: &str = "xyz.openbmc_project.Configuration.Stepwise";
 
-static KINDS: [Kind; 2] = [Kind { carries: PID, read: PID }, Kind { carries: STEPWISE, read: STEPWISE }];
-
-/// A controller has no more inputs than this.
-const MOST_INPUTS: usize = 256;
-
-/// A sensor of ours: its object's path, and its host.
-#[derive(Debug)]
-struct Sensor {
-    path: String,
-    host: HostIndex,
+const fn kind(name: &'static str) -> Kind {
+    Kind { carries: name, read: name }
 }
+
+/// The controllers, and the calculations of a virtual sensor (phosphor-virtual-sensor `src/calculate.cpp`, `calculationIfaces`).
+static KINDS: [Kind; 7] = [
+    kind(PID),
+    kind(STEPWISE),
+    kind("xyz.openbmc_project.Configuration.Average"),
+    kind("xyz.openbmc_project.Configuration.Maximum"),
+    kind("xyz.openbmc_project.Configuration.Minimum"),
+    kind("xyz.openbmc_project.Configuration.ModifiedMedian"),
+    kind("xyz.openbmc_project.Configuration.Sum"),
+];
+
+/// A controller or a virtual sensor has no more inputs than this.
+const MOST_INPUTS: usize = 256;
+/// A virtual sensor of virtual sensors, and so on: not deeper than this.
+const DEEPEST: usize = 8;
+
+/// Where all our sensors are; and the virtual sensors of these units, whose inputs are of their own kind (phosphor-virtual-sensor
+/// `unitMap`, `parseConfigInterface`).
+const TEMPERATURES: &str = "/xyz/openbmc_project/sensors/temperature/";
+const DEGREES: &str = "DegreesC";
 
 /// The hosts whose sensors a configuration takes for failed.
 type Hosts = BTreeSet<HostIndex>;
 
+/// What is of interest in one configuration.
+#[derive(Debug, PartialEq, Eq)]
+enum Role {
+    /// Nothing.
+    None,
+    Controller {
+        unavailable_is_failed: bool,
+        inputs: Vec<Name>,
+        accepted: Vec<Name>,
+    },
+    /// With the paths that it is at and computed from.
+    Virtual {
+        path: String,
+        inputs: Vec<String>,
+    },
+}
+
+/// How a configuration finds sensors of ours.
+#[derive(Clone, Copy, Debug)]
+enum Through<'a> {
+    Input,
+    /// Through an input that is this regular expression, perhaps.
+    Expression(&'a str),
+    /// Through the virtual sensor at this path.
+    Virtual(&'a str),
+}
+
 /// Fan control's configuration, as far as it is about our sensors.
 #[derive(Debug)]
 pub(crate) struct FanConfig {
-    sensors: Vec<Sensor>,
-    configurations: Collected<Hosts>,
+    /// Our sensors by their paths, and whose they are.
+    sensors: BTreeMap<String, HostIndex>,
+    configurations: Collected<Role>,
     /// What the machines were told.
     said: Hosts,
 }
@@ -52,45 +98,102 @@ pub(crate) struct FanConfig {
 impl FanConfig {
     /// For our sensors: their paths, and whose they are.
     pub(crate) fn new<'a>(sensors: impl Iterator<Item = (&'a str, HostIndex)>) -> Self {
-        let sensors = sensors.map(|(path, host)| Sensor { path: path.to_owned(), host }).collect();
+        let sensors = sensors.map(|(path, host)| (path.to_owned(), host)).collect();
         Self { sensors, configurations: Collected::new(&KINDS), said: Hosts::new() }
     }
 
-    fn take(&mut self, gathered: Gathered) -> Outcome {
-        let mut outcome = Outcome::of(gathered.calls);
-        if !gathered.changed {
-            return outcome;
-        }
-        let (mut bad, mut all_read) = (BTreeMap::<HostIndex, &str>::new(), true);
-        for (place, known) in self.configurations.all() {
-            match known {
-                Known::Read(hosts) => bad.extend(hosts.iter().map(|host| (*host, place.path.as_str()))),
-                // What answers with an error is no configuration.
-                Known::Failed => {}
-                Known::Unread => all_read = false,
+    /// All that was read, with the path of its object. What answers with an error is no configuration.
+    fn roles(&self) -> impl Iterator<Item = (&str, &Role)> {
+        self.configurations.all().filter_map(|(place, known)| match known {
+            Known::Read(role) => Some((place.path.as_str(), role)),
+            Known::Unread | Known::Failed => None,
+        })
+    }
+
+    /// The virtual sensors that are NaN when sensors of ours are unavailable, and whose those are: all their inputs are ours, or are
+    /// such sensors.
+    fn blinded(&self) -> BTreeMap<&str, Hosts> {
+        let mut blinded = BTreeMap::<&str, Hosts>::new();
+        for _ in 0..DEEPEST {
+            let before = blinded.len();
+            for (_, role) in self.roles() {
+                let Role::Virtual { path, inputs } = role else { continue };
+                let of = |input: &String| match self.sensors.get(input) {
+                    Some(host) => Some(Hosts::from([*host])),
+                    None => blinded.get(input.as_str()).cloned(),
+                };
+                let hosts: Option<Vec<Hosts>> = inputs.iter().map(of).collect();
+                let Some(hosts) = hosts.filter(|hosts| !hosts.is_empty()) else { continue };
+                blinded.insert(path, hosts.into_iter().flatten().collect());
+            }
+            if blinded.len() == before {
+                break;
             }
         }
-        for (host, path) in bad {
-            if self.said.insert(host) {
-                tracing::warn!(
-                    "fan control's configuration {path} takes unavailable sensors of ours for failed ones; set \
+        blinded
+    }
+
+    /// The hosts whose unavailable sensors are taken for failed ones, with where and through what that is.
+    fn bad(&self) -> BTreeMap<HostIndex, (&str, Through<'_>)> {
+        let blinded = self.blinded();
+        let mut bad = BTreeMap::new();
+        for (at, role) in self.roles() {
+            let Role::Controller { unavailable_is_failed, inputs, accepted } = role else { continue };
+            let found = |path: &str, named| {
+                if accepted.iter().any(|accepted| accepted.is(path)) {
+                    return None;
+                }
+                let expression = inputs.iter().find_map(Name::expression).map(Through::Expression);
+                if inputs.iter().any(|input| input.is(path)) { Some(named) } else { expression }
+            };
+            if *unavailable_is_failed {
+                for (path, host) in &self.sensors {
+                    if let Some(through) = found(path, Through::Input) {
+                        bad.insert(*host, (at, through));
+                    }
+                }
+            }
+            for (path, hosts) in &blinded {
+                if let Some(through) = found(path, Through::Virtual(path)) {
+                    for host in hosts {
+                        bad.entry(*host).or_insert((at, through));
+                    }
+                }
+            }
+        }
+        bad
+    }
+
+    /// Tells the machines what is so now.
+    fn take(&mut self, outcome: &mut Outcome) {
+        let bad = self.bad();
+        for (host, (at, through)) in &bad {
+            if self.said.contains(host) {
+                continue;
+            }
+            match through {
+                Through::Input => tracing::warn!(
+                    "fan control's configuration {at} takes unavailable sensors of ours for failed ones; set \
                      InputUnavailableAsFailed to false there"
-                );
-                outcome.events.push((host, Event::FailsafeConfig(true)));
+                ),
+                Through::Expression(name) => tracing::warn!(
+                    "fan control's configuration {at} has the regular expression {name} among its inputs, which may find sensors \
+                     of ours; if it does, list them by their names, with InputUnavailableAsFailed false"
+                ),
+                Through::Virtual(path) => tracing::warn!(
+                    "fan control's configuration {at} has the virtual sensor {path} among its inputs, which looks failed while \
+                     the sensors of ours that it is computed from are unavailable; have those for inputs, with \
+                     InputUnavailableAsFailed false, or list it in MissingIsAcceptable"
+                ),
             }
+            outcome.events.push((*host, Event::FailsafeConfig(true)));
         }
+        let still: Hosts = bad.into_keys().collect();
         // It is over only when everything that there is has been looked at.
-        if all_read {
-            let still = self.configurations.all().filter_map(|(_, known)| match known {
-                Known::Read(hosts) => Some(hosts),
-                Known::Unread | Known::Failed => None,
-            });
-            let still: Hosts = still.flatten().copied().collect();
-            let over: Vec<_> = self.said.difference(&still).copied().collect();
-            outcome.events.extend(over.into_iter().map(|host| (host, Event::FailsafeConfig(false))));
-            self.said = still;
-        }
-        outcome
+        let all_read = self.configurations.all().all(|(_, known)| *known != Known::Unread);
+        let over = self.said.difference(&still).copied().filter(|_| all_read);
+        outcome.events.extend(over.map(|host| (host, Event::FailsafeConfig(false))));
+        self.said = if all_read { still } else { self.said.union(&still).copied().collect() };
     }
 }
 
@@ -100,40 +203,62 @@ impl Peer for FanConfig {
     }
 
     fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Outcome>> {
-        let sensors = &self.sensors;
-        let gathered = self
-            .configurations
-            .returned(serial, reply, |place, properties| judge(sensors, place, properties))?;
-        Some(gathered.map(|gathered| self.take(gathered)))
+        Some(self.configurations.returned(serial, reply, role)?.map(Outcome::of))
     }
 
     fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
         if self.sensors.is_empty() {
             return Ok(Outcome::default());
         }
-        let gathered = self.configurations.signalled(signal)?;
-        Ok(self.take(gathered))
+        self.configurations.signalled(signal).map(Outcome::of)
+    }
+
+    fn tick(&mut self, now: Moment) -> zbus::Result<Outcome> {
+        let gathered = self.configurations.tick(now, role)?;
+        let mut outcome = Outcome::of(gathered.calls);
+        if gathered.rests {
+            self.take(&mut outcome);
+        }
+        Ok(outcome)
+    }
+
+    fn wake_at(&self) -> Option<Time> {
+        self.configurations.wake_at()
     }
 }
 
-/// Whose sensors this configuration takes for failed while they are unavailable.
-fn judge(sensors: &[Sensor], place: &Place, properties: &Properties<'_>) -> Hosts {
+/// What is of interest in this configuration.
+fn role(place: &Place, properties: &Properties<'_>) -> Role {
+    let kind = KINDS.get(place.kind).map_or("", |kind| kind.carries);
+    if kind == PID || kind == STEPWISE {
+        return controller(kind == PID, properties);
+    }
+    if properties.get("Units").and_then(text) != Some(DEGREES) {
+        return Role::None;
+    }
+    // Its name is that of its object (`createVirtualSensorsFromDBus`).
+    let path = |name: &str| format!("{TEMPERATURES}{}", name.replace(' ', "_"));
+    let name = place.path.rsplit('/').next().unwrap_or_default();
+    let inputs = strings(properties.get("Sensors")).into_iter().map(path).collect();
+    Role::Virtual { path: path(name), inputs }
+}
+
+fn controller(is_pid: bool, properties: &Properties<'_>) -> Role {
     // A controller of fans has tachometers for inputs; pid-control does not know any further class.
     let class = properties.get("Class").and_then(text);
     let thermal = class.is_some_and(|class| ["temp", "margin", "power", "powersum"].contains(&class));
-    let is_pid = KINDS.get(place.kind).is_some_and(|kind| kind.carries == PID);
-    // Not there: true (pid-control's default).
-    let as_failed = properties.get("InputUnavailableAsFailed").is_none_or(|value| bool(value) != Some(false));
-    if (is_pid && !thermal) || !as_failed {
-        return Hosts::new();
+    if is_pid && !thermal {
+        return Role::None;
     }
-    let inputs = patterns(properties.get("Inputs"));
-    let accepted = patterns(properties.get("MissingIsAcceptable"));
-    let uses = |sensor: &&Sensor| {
-        inputs.iter().any(|input| input.finds(&sensor.path))
-            && !accepted.iter().any(|accepted| accepted.finds(&sensor.path))
-    };
-    sensors.iter().filter(uses).map(|sensor| sensor.host).collect()
+    // Not there: true (pid-control's default).
+    let unavailable_is_failed =
+        properties.get("InputUnavailableAsFailed").is_none_or(|value| bool(value) != Some(false));
+    let names = |list| strings(properties.get(list)).into_iter().map(Name::of).collect();
+    Role::Controller {
+        unavailable_is_failed,
+        inputs: names("Inputs"),
+        accepted: names("MissingIsAcceptable"),
+    }
 }
 
 fn bool(value: &Variant<'_>) -> Option<bool> {
@@ -144,32 +269,159 @@ fn text<'a>(value: &'a Variant<'_>) -> Option<&'a str> {
     plain(value).downcast_ref().ok()
 }
 
-/// How a configuration names sensors: pid-control looks for `/NAME$`, a regular expression, in their paths, with `_` for spaces.
-#[derive(Debug)]
+/// How a configuration names sensors: pid-control looks for `/NAME$`, a regular expression, in their paths, with `_` for spaces
+/// (openbmc 4.1). No published board has more than a name there. So an expression is not evaluated: as an input it may find any sensor
+/// of ours, and among those that may be missing it finds none. Both raise the diagnosis rather than hide it.
+#[derive(Debug, PartialEq, Eq)]
 enum Name {
+    /// What a path ends with.
     Plain(String),
-    Pattern(Pattern),
+    /// As it is written.
+    Expression(String),
 }
 
 impl Name {
-    fn of(name: &str) -> Option<Self> {
-        let name = name.replace(' ', "_");
-        if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
-            return Some(Self::Plain(format!("/{name}")));
+    fn of(name: &str) -> Self {
+        if name.contains(['^', '$', '.', '*', '+', '?', '(', ')', '[', ']', '{', '}', '|', '\\']) {
+            return Self::Expression(name.to_owned());
         }
-        Pattern::parse(&format!("/{name}$")).map(Self::Pattern)
+        Self::Plain(format!("/{}", name.replace(' ', "_")))
     }
 
-    fn finds(&self, path: &str) -> bool {
+    /// It is certain to find the sensor at this path.
+    fn is(&self, path: &str) -> bool {
         match self {
             Self::Plain(end) => path.ends_with(end.as_str()),
-            Self::Pattern(pattern) => pattern.is_in(path),
+            Self::Expression(_) => false,
+        }
+    }
+
+    fn expression(&self) -> Option<&str> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Expression(text) => Some(text),
         }
     }
 }
 
-/// The names in this list; none if it is no list of strings.
-fn patterns(list: Option<&Variant<'_>>) -> Vec<Name> {
-    let Some(Variant::Array(names)) = list.map(plain) else { return Vec::new() };
-    names.inner().iter().take(MOST_INPUTS).filter_map(|name| Name::of(text(name)?)).collect()
+/// The strings in this list; none if it is no list of strings.
+fn strings<'a>(list: Option<&'a Variant<'_>>) -> Vec<&'a str> {
+    let Some(Variant::Array(values)) = list.map(plain) else { return Vec::new() };
+    values.inner().iter().take(MOST_INPUTS).filter_map(text).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapters::{
+        peer::moment,
+        watched::doubles::{calls, reply, serial},
+    };
+
+    const BOARD: &str = "/xyz/openbmc_project/inventory/system/board/Board";
+    const MANAGER: &str = "xyz.openbmc_project.EntityManager";
+    const NOBODY: [HostIndex; 0] = [];
+    const MAXIMUM: &str = "xyz.openbmc_project.Configuration.Maximum";
+
+    type Configuration = (&'static str, &'static str, Vec<(&'static str, Variant<'static>)>);
+
+    fn list(names: &[&str]) -> Variant<'static> {
+        Variant::from(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
+    }
+
+    fn virtual_sensor(name: &'static str, sensors: &[&str]) -> Configuration {
+        (name, MAXIMUM, vec![("Sensors", list(sensors)), ("Units", Variant::from("DegreesC"))])
+    }
+
+    /// As it should be, for our own sensors.
+    fn curve(inputs: &[&str]) -> Configuration {
+        (
+            "Curve",
+            STEPWISE,
+            vec![("Inputs", list(inputs)), ("InputUnavailableAsFailed", Variant::Bool(false))],
+        )
+    }
+
+    /// What the machines are told of these configurations, of a board with a sensor of each of two hosts.
+    fn told(configurations: &[Configuration]) -> Vec<HostIndex> {
+        let ours = ["A1", "B1"].map(|name| format!("{TEMPERATURES}DIMM_{name}"));
+        let mut config = FanConfig::new(ours.iter().enumerate().map(|(host, path)| (path.as_str(), host)));
+        let begin = config.start().unwrap();
+        let question = calls(&begin, "GetSubTree")[0];
+        let mut tree: BTreeMap<String, BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
+        for (name, interface, _) in configurations {
+            tree.entry(format!("{BOARD}/{name}")).or_default().insert(MANAGER, vec![interface]);
+        }
+        let outcome = config.returned(serial(question), &reply(question, ":1.1", &tree)).unwrap().unwrap();
+        for get in calls(&outcome.calls, "GetAll") {
+            let path = get.header().path().unwrap().as_str().to_owned();
+            let of = configurations.iter().find(|(name, ..)| path == format!("{BOARD}/{name}")).unwrap();
+            let values: BTreeMap<&str, Variant<'_>> = of.2.iter().cloned().collect();
+            config.returned(serial(get), &reply(get, ":1.5", &values)).unwrap().unwrap();
+        }
+        assert_eq!(config.tick(moment(0)).unwrap().events, []);
+        let told = config.tick(moment(10)).unwrap().events;
+        assert!(told.iter().all(|(_, event)| *event == Event::FailsafeConfig(true)));
+        told.into_iter().map(|(host, _)| host).collect()
+    }
+
+    #[test]
+    fn a_virtual_sensor_hides_ours_and_never_says_that_it_is_unavailable() {
+        assert_eq!(told(&[curve(&["DIMM A1", "DIMM B1"])]), NOBODY);
+        let hottest = || virtual_sensor("DIMM_Max", &["DIMM A1"]);
+        assert_eq!(told(&[curve(&["DIMM Max"]), hottest()]), [0]);
+        // Nobody has it among the inputs; or it is another's.
+        assert_eq!(told(&[curve(&["CPU Max"]), hottest()]), NOBODY);
+        assert_eq!(told(&[hottest()]), NOBODY);
+        assert_eq!(told(&[curve(&["CPU_Max"]), virtual_sensor("CPU_Max", &["CPU0", "CPU1"])]), NOBODY);
+        // Of both hosts; and accepted as missing.
+        assert_eq!(told(&[curve(&["Both"]), virtual_sensor("Both", &["DIMM_A1", "DIMM_B1"])]), [0, 1]);
+        let mut accepting = curve(&["DIMM Max"]);
+        accepting.2.push(("MissingIsAcceptable", list(&["DIMM_Max"])));
+        assert_eq!(told(&[accepting, hottest()]), NOBODY);
+    }
+
+    #[test]
+    fn a_regular_expression_may_find_ours_and_accepts_nothing() {
+        let failing = |inputs: &[&str], accepted: &[&str]| {
+            told(&[(
+                "Curve",
+                STEPWISE,
+                vec![("Inputs", list(inputs)), ("MissingIsAcceptable", list(accepted))],
+            )])
+        };
+        assert_eq!(failing(&["DIMM A1"], &[]), [0]);
+        assert_eq!(failing(&["CPU", "DIMM-A1", "DIMM_A", "MM_A1", ""], &[]), NOBODY);
+        assert_eq!(failing(&["DIMM_A1", "DIMM B1"], &["DIMM_A1"]), [1]);
+        for character in r"^$.*+?()[]{}|\".chars() {
+            let expression = format!("CPU{character}");
+            assert_eq!(failing(&[&expression], &[]), [0, 1], "{expression}");
+            assert_eq!(failing(&[&expression], &["DIMM A1", "DIMM B1"]), NOBODY, "{expression}");
+            assert_eq!(failing(&["DIMM_A1"], &[&expression]), [0], "{expression}");
+        }
+        // Where what is unavailable is not failed, it may still find a virtual sensor, if there is one that is blind.
+        assert_eq!(told(&[curve(&["DIMM_.*"])]), NOBODY);
+        assert_eq!(told(&[curve(&["DIMM_.*"]), virtual_sensor("Max", &["DIMM_A1"])]), [0]);
+    }
+
+    #[test]
+    fn a_chain_is_followed_and_one_that_other_sensors_keep_alive_is_not_blind() {
+        let chain = |last: &[&str]| {
+            [
+                curve(&["Hottest"]),
+                virtual_sensor("Hottest", &["Middle"]),
+                virtual_sensor("Middle", &["First", "DIMM_B1"]),
+                virtual_sensor("First", last),
+            ]
+        };
+        assert_eq!(told(&chain(&["DIMM_A1"])), [0, 1]);
+        // A part of it that is not ours has a value.
+        assert_eq!(told(&chain(&["DIMM_A1", "Inlet"])), NOBODY);
+        // A ring is nobody's; and neither is what has no inputs, or is of another unit.
+        assert_eq!(told(&chain(&["Hottest"])), NOBODY);
+        assert_eq!(told(&chain(&[])), NOBODY);
+        let mut power = virtual_sensor("DIMM_Max", &["DIMM_A1"]);
+        power.2[1].1 = Variant::from("Watts");
+        assert_eq!(told(&[curve(&["DIMM_Max"]), power]), NOBODY);
+    }
 }

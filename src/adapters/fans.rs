@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Holds the DIMM zones of phosphor-pid-control, or gives them back (design 3.5, contract 4.2).
+//! Holds the DIMM zones of phosphor-pid-control, or gives them back (rules 3.5, openbmc 4.2).
 //!
 //! Owns: what has been said to which zone. Manual is set first and read back, then the PWMs' Target: in automatic mode a Target is
 //! overwritten at some time or other. Manual has no dead-man, so what is held is written down ([`Held`]) before it is taken. Must
 //! never: decide when to hold, or hold up anything else: fan control may be absent, restart, reload its zones, answer
-//! errors or never.
+//! errors or never. What was refused, or not answered, is said again at the next order and after a pause (decision 0002, note F1).
 //!
 //! A zone or a PWM may serve several hosts; it is held while one of them wants it, at the highest of their speeds.
 
@@ -15,19 +15,24 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::timeout;
-use zbus::{Connection, Message, Variant, message::Type};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
+use zbus::{Connection, Message, Variant};
 
 use crate::{
     adapters::{
-        dispatch::PROPERTIES,
-        peer::{MAPPER, MAPPER_PATH, Outcome, Peer, Pending},
+        names::PROPERTIES,
+        peer::{MAPPER, MAPPER_PATH, Moment, Outcome, Peer, Pending, Says, earlier},
         watched::{Plain, Told, Watched},
     },
     config,
     logic::{
-        machine::Event,
+        event::Event,
+        patience::Backoff,
         policy::{FanLevel, Fans as Wanted},
+        time::Time,
     },
     shell::{held::Held, permits::HostIndex},
 };
@@ -38,10 +43,12 @@ const FAN_PWM: &str = "xyz.openbmc_project.Control.FanPwm";
 const TARGET: &str = "Target";
 const CRITICAL: &str = "xyz.openbmc_project.Sensor.Threshold.Critical";
 const ALARM_HIGH: &str = "CriticalAlarmHigh";
-/// Somebody who drops Manual again and again is let have it, until the next order.
+/// Somebody who drops a zone's Manual again and again is let have it, until the next order for that zone.
 const MOST_REASSERTS: u32 = 5;
-/// How long [`release`] waits for each answer.
-const RELEASE_WAIT: Duration = Duration::from_secs(3);
+/// So many things are noted once.
+const MOST_NOTED: usize = 256;
+/// How long [`release`] waits for all answers.
+const RELEASE_WAIT: Duration = Duration::from_secs(5);
 
 /// How far a zone has got.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,8 +74,17 @@ enum Item {
     Guard,
 }
 
+/// What has been tried with it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tries {
+    /// What it was told was refused, or not answered.
+    retry: Backoff,
+    /// How often Manual was set again since the last order.
+    reasserts: u32,
+}
+
 /// What a reply is about.
-#[derive(Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Awaited {
     /// Manual was set to this.
     Manual(usize, bool),
@@ -96,8 +112,8 @@ pub(crate) struct Fans {
     watched: Watched,
     /// What each item of it is.
     items: Vec<Item>,
+    tries: Vec<Tries>,
     awaited: Pending<Awaited>,
-    reasserts: u32,
     /// What was logged once.
     noted: BTreeSet<String>,
     held: Held,
@@ -136,6 +152,7 @@ impl Fans {
         let known = self.items.iter().enumerate().find(same).map(|(item, _)| item);
         known.unwrap_or_else(|| {
             self.items.push(kind);
+            self.tries.push(Tries::default());
             self.watched.add(path, interface, property)
         })
     }
@@ -170,7 +187,6 @@ impl Fans {
     /// What this host's fans are to do from now on.
     pub(crate) fn order(&mut self, host: HostIndex, wanted: Wanted) -> zbus::Result<Outcome> {
         let mut outcome = Outcome::default();
-        self.reasserts = 0;
         let Some(of) = self.hosts.get_mut(host) else { return Ok(outcome) };
         let before = std::mem::replace(&mut of.wanted, wanted);
         let (zones, pwm, guards) = (of.zones.clone(), of.pwm.clone(), of.guards.clone());
@@ -183,16 +199,24 @@ impl Fans {
             }
         }
         for zone in zones {
+            self.ordered(zone);
             self.follow(zone, false, &mut outcome)?;
         }
         Ok(outcome)
     }
 
+    /// A zone that is ordered anew may be dropped as often again.
+    fn ordered(&mut self, zone: usize) {
+        if let Some(tries) = self.tries.get_mut(zone) {
+            tries.reasserts = 0;
+        }
+    }
+
     /// Says all that is wanted for this host once more.
     pub(crate) fn assert(&mut self, host: HostIndex) -> zbus::Result<Outcome> {
         let mut outcome = Outcome::default();
-        self.reasserts = 0;
         for zone in self.hosts.get(host).map(|of| of.zones.clone()).unwrap_or_default() {
+            self.ordered(zone);
             self.follow(zone, true, &mut outcome)?;
         }
         Ok(outcome)
@@ -219,8 +243,7 @@ impl Fans {
             self.set_found(pwm, Some(*target));
         }
         if let Some(get) = self.watched.get(pwm)? {
-            self.awaited.add(&get, Awaited::Found(pwm));
-            outcome.calls.push(get);
+            outcome.calls.extend(self.awaited.send(get, Awaited::Found(pwm)));
         }
         Ok(())
     }
@@ -231,10 +254,12 @@ impl Fans {
         let is = self.zone(zone);
         let manual = match (wanted, is) {
             (true, Zone::Held) if !again => return self.set_targets(zone, outcome),
-            (true, Zone::Taking) if !again => return Ok(()),
+            // The answer is under way. What was refused is said again.
+            (true, Zone::Taking) if !again && self.is_asked(zone) => return Ok(()),
             (true, _) => true,
-            (false, Zone::Taking | Zone::Held | Zone::Left) => false,
-            (false, Zone::Free | Zone::Releasing) => return Ok(()),
+            (false, Zone::Releasing) if self.is_asked(zone) => return Ok(()),
+            (false, Zone::Taking | Zone::Held | Zone::Left | Zone::Releasing) => false,
+            (false, Zone::Free) => return Ok(()),
         };
         if manual {
             // First written down, then taken.
@@ -256,12 +281,48 @@ impl Fans {
             self.forget_targets(zone);
         }
         // Only the newest order's answer counts.
-        self.awaited.forget(
-            |what| matches!(what, Awaited::Manual(other, _) | Awaited::Check(other) if *other == zone),
-        );
-        self.awaited.add(&call, Awaited::Manual(zone, manual));
-        outcome.calls.push(call);
+        self.awaited.forget(|what| is_about(*what, zone));
+        self.send(call, Awaited::Manual(zone, manual), zone, outcome);
         Ok(())
+    }
+
+    /// Whether this zone has been told or asked something that is not answered.
+    fn is_asked(&self, zone: usize) -> bool {
+        self.awaited.any(|what| is_about(*what, zone))
+    }
+
+    /// Sends what an item is told; one that leaves too much unanswered is told later.
+    fn send(&mut self, call: Message, about: Awaited, item: usize, outcome: &mut Outcome) {
+        let call = self.awaited.send(call, about);
+        if call.is_none() {
+            self.failed(item);
+        }
+        outcome.calls.extend(call);
+    }
+
+    fn failed(&mut self, item: usize) {
+        if let Some(tries) = self.tries.get_mut(item) {
+            tries.retry.failed();
+        }
+    }
+
+    fn succeeded(&mut self, item: usize) {
+        if let Some(tries) = self.tries.get_mut(item) {
+            tries.retry.reset();
+        }
+    }
+
+    /// Says once more what was refused, if it is still wanted.
+    fn retry(&mut self, item: usize, outcome: &mut Outcome) -> zbus::Result<()> {
+        match self.items.get(item) {
+            Some(Item::Zone(Zone::Taking | Zone::Releasing)) => self.follow(item, false, outcome),
+            Some(Item::Pwm(_)) if !self.awaited.any(|what| *what == Awaited::Target(item)) => {
+                self.set_target_again(item, outcome)
+            }
+            Some(Item::Zone(Zone::Free | Zone::Left | Zone::Held) | Item::Pwm(_) | Item::Guard) | None => {
+                Ok(())
+            }
+        }
     }
 
     fn becomes(&mut self, zone: usize, is: Zone) {
@@ -301,8 +362,7 @@ impl Fans {
     fn set_target(&mut self, pwm: usize, outcome: &mut Outcome) -> zbus::Result<()> {
         let Some(target) = self.target(pwm) else { return Ok(()) };
         if let Some(call) = self.watched.set(pwm, Variant::U64(target))? {
-            self.awaited.add(&call, Awaited::Target(pwm));
-            outcome.calls.push(call);
+            self.send(call, Awaited::Target(pwm), pwm, outcome);
         } else {
             let path = self.watched.path(pwm).to_owned();
             self.note(path.clone(), || tracing::info!("nobody has {path}; it is not set"));
@@ -312,63 +372,71 @@ impl Fans {
 
     // ---- What is heard -----------------------------------------------------------------------------
 
-    fn answered(&mut self, what: &Awaited, reply: &Message, outcome: &mut Outcome) -> zbus::Result<()> {
-        let good = reply.message_type() == Type::MethodReturn;
-        let header = reply.header();
-        let error = header.error_name().map_or("", |name| name.as_str());
-        match *what {
-            Awaited::Manual(zone, true) if good => {
+    /// An answer, or that there is none.
+    fn answered(
+        &mut self,
+        what: Awaited,
+        reply: Option<&Message>,
+        outcome: &mut Outcome,
+    ) -> zbus::Result<()> {
+        let says = Says::of(reply);
+        let body = reply.filter(|_| says == Says::Good).map(Message::body);
+        let value = body.as_ref().and_then(|body| body.deserialize::<Variant<'_>>().ok());
+        match what {
+            Awaited::Manual(zone, true) if says == Says::Good => {
                 if let Some(get) = self.watched.get(zone)? {
-                    self.awaited.add(&get, Awaited::Check(zone));
-                    outcome.calls.push(get);
+                    self.send(get, Awaited::Check(zone), zone, outcome);
                 }
             }
-            Awaited::Manual(zone, false) if good => self.becomes(zone, Zone::Free),
+            Awaited::Manual(zone, false) if says == Says::Good => {
+                self.succeeded(zone);
+                self.becomes(zone, Zone::Free);
+            }
+            // It may have been done all the same, so it stays written down.
             Awaited::Manual(zone, manual) => {
-                let path = self.watched.path(zone).to_owned();
-                self.note(format!("{path} {error}"), || {
-                    tracing::warn!("{path}: fan control refuses Manual={manual}: {error}");
-                });
-                // It may have been taken all the same, so it stays written down.
+                self.refused(zone, says, reply, &format!("fan control refuses Manual={manual}"));
             }
             Awaited::Check(zone) => {
-                let body = reply.body();
-                let value = body.deserialize::<Variant<'_>>().ok();
-                if good && value.and_then(|value| plain_bool(&value)) == Some(true) {
+                if value.as_ref().and_then(plain_bool) == Some(true) {
+                    self.succeeded(zone);
                     self.becomes(zone, Zone::Held);
                     self.set_targets(zone, outcome)?;
                 } else {
-                    let path = self.watched.path(zone).to_owned();
-                    self.note(format!("{path} not Manual"), || {
-                        tracing::warn!("{path}: fan control does not keep Manual; its fans are not held");
-                    });
+                    self.refused(
+                        zone,
+                        says,
+                        reply,
+                        "fan control does not keep Manual; its fans are not held",
+                    );
                 }
             }
             Awaited::Found(pwm) => {
-                let body = reply.body();
-                let value = body.deserialize::<Variant<'_>>().ok().filter(|_| good);
                 if let Some(found) = value.as_ref().and_then(plain_u64) {
                     let before = self.target(pwm);
                     // Where it was already set this is our own value, and changes nothing.
                     self.set_found(pwm, self.found(pwm).max(Some(found)));
-                    let confirmed = |host: &Host| {
-                        host.pwm.contains(&pwm)
-                            && host.zones.iter().any(|zone| self.zone(*zone) == Zone::Held)
-                    };
-                    if self.target(pwm) != before && self.hosts.iter().any(confirmed) {
-                        self.set_target(pwm, outcome)?;
+                    if self.target(pwm) != before {
+                        self.set_target_again(pwm, outcome)?;
                     }
                 }
             }
-            Awaited::Target(_) if good => {}
-            Awaited::Target(pwm) => {
-                let path = self.watched.path(pwm).to_owned();
-                self.note(format!("{path} {error}"), || {
-                    tracing::warn!("{path}: its Target cannot be set: {error}");
-                });
-            }
+            Awaited::Target(pwm) if says == Says::Good => self.succeeded(pwm),
+            Awaited::Target(pwm) => self.refused(pwm, says, reply, "its Target cannot be set"),
         }
         Ok(())
+    }
+
+    /// Notes an item's refusal, or its silence, and plans to try again. Who has left the bus is told when it is back.
+    fn refused(&mut self, item: usize, says: Says, reply: Option<&Message>, what: &str) {
+        if says != Says::Nobody {
+            self.failed(item);
+        }
+        let header = reply.map(Message::header);
+        let error =
+            header.as_ref().and_then(|header| header.error_name()).map(|name| name.as_str().to_owned());
+        let error = error.unwrap_or_else(|| if reply.is_none() { "no answer" } else { "not set" }.to_owned());
+        let path = self.watched.path(item).to_owned();
+        self.note(format!("{path} {what} {error}"), || tracing::warn!("{path}: {what}: {error}"));
     }
 
     fn take(&mut self, told: Told) -> zbus::Result<Outcome> {
@@ -414,10 +482,22 @@ impl Fans {
     }
 
     fn manual_dropped(&mut self, zone: usize, outcome: &mut Outcome) -> zbus::Result<()> {
-        if self.zone(zone) != Zone::Held || self.reasserts >= MOST_REASSERTS {
+        if self.zone(zone) != Zone::Held {
             return Ok(());
         }
-        self.reasserts += 1;
+        let Some(tries) = self.tries.get_mut(zone) else { return Ok(()) };
+        if tries.reasserts >= MOST_REASSERTS {
+            // The next order takes it again.
+            self.becomes(zone, Zone::Taking);
+            let path = self.watched.path(zone).to_owned();
+            self.note(format!("{path} dropped"), || {
+                tracing::warn!(
+                    "{path}: Manual is dropped again and again; until the next order it is not set any more"
+                );
+            });
+            return Ok(());
+        }
+        tries.reasserts += 1;
         let path = self.watched.path(zone);
         tracing::info!("{path}: Manual was dropped while its fans are held; it is set again");
         self.follow(zone, true, outcome)
@@ -432,7 +512,7 @@ impl Fans {
     }
 
     fn note(&mut self, what: String, log: impl FnOnce()) {
-        if self.noted.insert(what) {
+        if self.noted.len() < MOST_NOTED && self.noted.insert(what) {
             log();
         }
     }
@@ -449,12 +529,39 @@ impl Peer for Fans {
         }
         let what = self.awaited.take(serial)?;
         let mut outcome = Outcome::default();
-        Some(self.answered(&what, reply, &mut outcome).map(|()| outcome))
+        Some(self.answered(what, Some(reply), &mut outcome).map(|()| outcome))
     }
 
     fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
         let told = self.watched.signalled(signal)?;
         self.take(told)
+    }
+
+    fn tick(&mut self, now: Moment) -> zbus::Result<Outcome> {
+        let told = self.watched.tick(now)?;
+        let mut outcome = self.take(told)?;
+        for what in self.awaited.unanswered(now) {
+            self.answered(what, None, &mut outcome)?;
+        }
+        for item in 0..self.tries.len() {
+            if self.tries.get_mut(item).is_some_and(|tries| tries.retry.tick(now.now)) {
+                self.retry(item, &mut outcome)?;
+            }
+        }
+        Ok(outcome)
+    }
+
+    fn wake_at(&self) -> Option<Time> {
+        let retries = self.tries.iter().filter_map(|tries| tries.retry.wake_at()).min();
+        earlier(earlier(self.awaited.wake_at(), self.watched.wake_at()), retries)
+    }
+}
+
+/// Whether this is about Manual of this zone.
+fn is_about(what: Awaited, zone: usize) -> bool {
+    match what {
+        Awaited::Manual(other, _) | Awaited::Check(other) => other == zone,
+        Awaited::Found(_) | Awaited::Target(_) => false,
     }
 }
 
@@ -466,313 +573,33 @@ fn plain_u64(value: &Variant<'_>) -> Option<u64> {
     if let Variant::Variant(inner) = value { plain_u64(inner) } else { value.downcast_ref().ok() }
 }
 
-/// Gives zones back that a process held which is gone: `--release-fans`. Those that could not be, with why.
+/// Gives zones back that a process held which is gone: `--release`. All at once: one that is not answered for keeps no other. Those
+/// that could not be given back, with why.
 pub async fn release(connection: &Connection, zones: &[String]) -> Vec<(String, String)> {
-    let mut failed = Vec::new();
+    let until = Instant::now() + RELEASE_WAIT;
+    let mut all = JoinSet::new();
     for zone in zones {
-        if let Err(why) = release_one(connection, zone).await {
-            failed.push((zone.clone(), why));
-        }
+        let (connection, zone) = (connection.clone(), zone.clone());
+        all.spawn(async move { release_one(&connection, &zone, until).await.map_err(|why| (zone, why)) });
     }
+    let mut failed: Vec<_> = all.join_all().await.into_iter().filter_map(Result::err).collect();
+    failed.sort_unstable();
     failed
 }
 
-async fn release_one(connection: &Connection, zone: &str) -> Result<(), String> {
+async fn release_one(connection: &Connection, zone: &str, until: Instant) -> Result<(), String> {
     let question = (zone, [MODE].as_slice());
     let ask = connection.call_method(Some(MAPPER), MAPPER_PATH, Some(MAPPER), "GetObject", &question);
-    let reply = timeout(RELEASE_WAIT, ask).await.map_err(|_| "the mapper does not answer".to_owned())?;
+    let reply = timeout_at(until, ask).await.map_err(|_| "the mapper does not answer".to_owned())?;
     let reply = reply.map_err(|error| error.to_string())?;
     let services: BTreeMap<String, Vec<String>> =
         reply.body().deserialize().map_err(|error| error.to_string())?;
     let service = services.into_keys().next().ok_or("nobody has it")?;
     let value = (MODE, MANUAL, Variant::Bool(false));
     let set = connection.call_method(Some(service.as_str()), zone, Some(PROPERTIES), "Set", &value);
-    let reply = timeout(RELEASE_WAIT, set).await.map_err(|_| format!("{service} does not answer"))?;
+    let reply = timeout_at(until, set).await.map_err(|_| format!("{service} does not answer"))?;
     reply.map(drop).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::adapters::watched::doubles::{calls, changed, failed, owned_by, owner, reply, serial};
-
-    const ZONE: &str = "/xyz/openbmc_project/settings/fanctrl/zone0";
-    const PWM: &str = "/xyz/openbmc_project/control/fanpwm/Pwm_1";
-    const GUARD: &str = "/xyz/openbmc_project/sensors/temperature/Inlet";
-    const CONTROL: &str = "xyz.openbmc_project.State.FanCtrl";
-    const SENSORS: &str = "xyz.openbmc_project.FanSensor";
-    const S2: Wanted = Wanted::Held { level: FanLevel::S2, at_least_found: false };
-
-    fn settings() -> config::Fans {
-        config::Fans {
-            zones: vec![ZONE.to_owned()],
-            pwm: vec![PWM.to_owned()],
-            guard_sensors: vec![GUARD.to_owned()],
-            ..config::Host::new(0).fans
-        }
-    }
-
-    fn fans(left: &[&str]) -> Fans {
-        let left = left.iter().map(|zone| (*zone).to_owned()).collect();
-        Fans::new([settings()].iter(), Held::default(), left)
-    }
-
-    /// What a call does: the last part of its path, its member, and for a Set the value.
-    fn said(call: &Message) -> String {
-        let header = call.header();
-        let path = header.path().map_or("", |path| path.as_str()).rsplit('/').next().unwrap().to_owned();
-        let body = call.body();
-        match body.deserialize::<(&str, &str, Variant<'_>)>() {
-            Ok((_, property, value)) => {
-                let value =
-                    plain_bool(&value).map(|v| v.to_string()).or(plain_u64(&value).map(|v| v.to_string()));
-                format!("{path} {property}={}", value.unwrap())
-            }
-            Err(_) => format!("{path} {}", header.member().unwrap().as_str()),
-        }
-    }
-
-    fn all_said(calls: &[Message]) -> Vec<String> {
-        calls.iter().map(said).collect()
-    }
-
-    /// A bus on which everybody answers: what is sent, and what follows from it, until nothing does.
-    struct World {
-        manual: bool,
-        target: u64,
-        /// Everything that was Set, in order.
-        sets: Vec<String>,
-        events: Vec<Event>,
-    }
-
-    impl World {
-        fn new() -> Self {
-            Self { manual: false, target: 90, sets: Vec::new(), events: Vec::new() }
-        }
-
-        fn carry(&mut self, fans: &mut Fans, mut calls: Vec<Message>) {
-            for _ in 0..100 {
-                if calls.is_empty() {
-                    return;
-                }
-                let call = calls.remove(0);
-                let Some(answer) = self.answer(&call) else { continue };
-                if let Some(outcome) = fans.returned(serial(&call), &answer) {
-                    let outcome = outcome.unwrap();
-                    self.events.extend(outcome.events.into_iter().map(|(_, event)| event));
-                    calls.extend(outcome.calls);
-                }
-            }
-            panic!("no end of calls");
-        }
-
-        fn answer(&mut self, call: &Message) -> Option<Message> {
-            let header = call.header();
-            let path = header.path().unwrap().as_str().to_owned();
-            match header.member().unwrap().as_str() {
-                "GetObject" => {
-                    let body = call.body();
-                    let (of, _): (&str, Vec<&str>) = body.deserialize().unwrap();
-                    let service = if of == ZONE { CONTROL } else { SENSORS };
-                    Some(owned_by(call, service))
-                }
-                "Get" if path == ZONE => Some(reply(call, ":1.5", &Variant::Bool(self.manual))),
-                "Get" if path == PWM => Some(reply(call, ":1.6", &Variant::U64(self.target))),
-                "Get" => Some(reply(call, ":1.6", &Variant::Bool(false))),
-                "Set" => {
-                    self.sets.push(said(call));
-                    let body = call.body();
-                    let (_, _, value): (&str, &str, Variant<'_>) = body.deserialize().unwrap();
-                    self.manual = plain_bool(&value).unwrap_or(self.manual);
-                    self.target = plain_u64(&value).unwrap_or(self.target);
-                    Some(reply(call, ":1.5", &()))
-                }
-                _ => None,
-            }
-        }
-    }
-
-    fn started(left: &[&str]) -> (Fans, World) {
-        let (mut fans, mut world) = (fans(left), World::new());
-        let begin = fans.start().unwrap();
-        world.carry(&mut fans, begin);
-        (fans, world)
-    }
-
-    fn held(wanted: Wanted) -> (Fans, World) {
-        let (mut fans, mut world) = started(&[]);
-        let outcome = fans.order(0, wanted).unwrap();
-        world.carry(&mut fans, outcome.calls);
-        (fans, world)
-    }
-
-    #[test]
-    fn manual_is_read_back_before_a_target_is_set_and_given_back_alone() {
-        let (mut fans, mut world) = held(S2);
-        assert_eq!(world.sets, ["zone0 Manual=true", "Pwm_1 Target=160"]);
-        let stall = Wanted::Held { level: FanLevel::Stall, at_least_found: false };
-        let outcome = fans.order(0, stall).unwrap();
-        assert_eq!(all_said(&outcome.calls), ["Pwm_1 Target=255"]);
-        world.carry(&mut fans, outcome.calls);
-        let outcome = fans.order(0, Wanted::Free).unwrap();
-        assert_eq!(all_said(&outcome.calls), ["zone0 Manual=false"]);
-        world.carry(&mut fans, outcome.calls);
-        assert_eq!(fans.zones_in_hand().count(), 0);
-        assert_eq!(all_said(&fans.order(0, Wanted::Free).unwrap().calls), Vec::<String>::new());
-    }
-
-    #[test]
-    fn a_zone_that_does_not_keep_manual_is_not_driven() {
-        let (mut fans, _) = started(&[]);
-        let outcome = fans.order(0, S2).unwrap();
-        let set = calls(&outcome.calls, "Set")[0];
-        let outcome = fans.returned(serial(set), &reply(set, ":1.5", &())).unwrap().unwrap();
-        let check = calls(&outcome.calls, "Get")[0];
-        let no = reply(check, ":1.5", &Variant::Bool(false));
-        let outcome = fans.returned(serial(check), &no).unwrap().unwrap();
-        assert_eq!(all_said(&outcome.calls), Vec::<String>::new());
-    }
-
-    #[test]
-    fn never_below_what_was_found() {
-        let (mut fans, mut world) = started(&[]);
-        world.target = 210;
-        let wanted = Wanted::Held { level: FanLevel::S2, at_least_found: true };
-        let outcome = fans.order(0, wanted).unwrap();
-        world.carry(&mut fans, outcome.calls);
-        assert_eq!(world.sets, ["zone0 Manual=true", "Pwm_1 Target=210"]);
-    }
-
-    #[test]
-    fn a_found_target_that_comes_late_still_counts() {
-        let (mut fans, _) = started(&[]);
-        let outcome = fans.order(0, Wanted::Held { level: FanLevel::S2, at_least_found: true }).unwrap();
-        let (get, set) = (calls(&outcome.calls, "Get")[0], calls(&outcome.calls, "Set")[0]);
-        let after = fans.returned(serial(set), &reply(set, ":1.5", &())).unwrap().unwrap();
-        let check = calls(&after.calls, "Get")[0];
-        let after =
-            fans.returned(serial(check), &reply(check, ":1.5", &Variant::Bool(true))).unwrap().unwrap();
-        assert_eq!(all_said(&after.calls), ["Pwm_1 Target=160"]);
-        let after = fans.returned(serial(get), &reply(get, ":1.6", &Variant::U64(220))).unwrap().unwrap();
-        assert_eq!(all_said(&after.calls), ["Pwm_1 Target=220"]);
-    }
-
-    #[test]
-    fn manual_dropped_fan_control_restarted_and_asserted_again() {
-        let (mut fans, mut world) = held(S2);
-        world.manual = false;
-        let dropped = changed(":1.5", ZONE, MODE, MANUAL, Variant::Bool(false));
-        let outcome = fans.signalled(&dropped).unwrap();
-        assert_eq!(all_said(&outcome.calls), ["zone0 Manual=true"]);
-        world.sets.clear();
-        world.carry(&mut fans, outcome.calls);
-        assert_eq!(world.sets, ["zone0 Manual=true", "Pwm_1 Target=160"]);
-
-        world.sets.clear();
-        world.manual = false;
-        fans.signalled(&owner(CONTROL, "")).unwrap();
-        let outcome = fans.signalled(&owner(CONTROL, ":1.5")).unwrap();
-        world.carry(&mut fans, outcome.calls);
-        assert_eq!(world.sets, ["zone0 Manual=true", "Pwm_1 Target=160"]);
-
-        world.sets.clear();
-        let outcome = fans.assert(0).unwrap();
-        world.carry(&mut fans, outcome.calls);
-        assert_eq!(world.sets, ["zone0 Manual=true", "Pwm_1 Target=160"]);
-    }
-
-    #[test]
-    fn who_drops_manual_without_end_may_have_it() {
-        let (mut fans, mut world) = held(S2);
-        let mut set = 0;
-        for _ in 0..20 {
-            let dropped = changed(":1.5", ZONE, MODE, MANUAL, Variant::Bool(false));
-            let outcome = fans.signalled(&dropped).unwrap();
-            set += calls(&outcome.calls, "Set").len();
-            world.carry(&mut fans, outcome.calls);
-        }
-        assert_eq!(set, MOST_REASSERTS as usize);
-    }
-
-    #[test]
-    fn fan_control_that_comes_later_is_taken_then() {
-        let mut fans = fans(&[]);
-        let mut world = World::new();
-        let begin = fans.start().unwrap();
-        for question in calls(&begin, "GetObject") {
-            assert!(fans.returned(serial(question), &failed(question)).is_some());
-        }
-        assert_eq!(all_said(&fans.order(0, S2).unwrap().calls), Vec::<String>::new());
-        assert_eq!(all_said(&fans.release().unwrap()), Vec::<String>::new());
-        fans.order(0, S2).unwrap();
-        let outcome = fans.signalled(&owner(MAPPER, ":1.1")).unwrap();
-        world.carry(&mut fans, outcome.calls);
-        assert_eq!(world.sets, ["zone0 Manual=true", "Pwm_1 Target=160"]);
-    }
-
-    #[test]
-    fn an_error_or_no_answer_holds_up_nothing() {
-        let (mut fans, _) = started(&[]);
-        let outcome = fans.order(0, S2).unwrap();
-        let set = calls(&outcome.calls, "Set")[0];
-        let after = fans.returned(serial(set), &failed(set)).unwrap().unwrap();
-        assert_eq!(all_said(&after.calls), Vec::<String>::new());
-        // It may have been done all the same: it is given back.
-        let outcome = fans.order(0, Wanted::Free).unwrap();
-        assert_eq!(all_said(&outcome.calls), ["zone0 Manual=false"]);
-        // That is never answered; the next hold does not wait for it.
-        let outcome = fans.order(0, S2).unwrap();
-        assert!(all_said(&outcome.calls).contains(&"zone0 Manual=true".to_owned()));
-    }
-
-    #[test]
-    fn what_was_left_held_is_given_back_when_the_host_says_so() {
-        let (mut fans, mut world) = started(&[ZONE]);
-        assert_eq!(world.sets, Vec::<String>::new());
-        let outcome = fans.order(0, Wanted::Free).unwrap();
-        world.carry(&mut fans, outcome.calls);
-        assert_eq!(world.sets, ["zone0 Manual=false"]);
-        // Of no host's zones nobody says anything: at once.
-        let (_, world) = {
-            let mut fans =
-                Fans::new([config::Host::new(0).fans].iter(), Held::default(), vec![ZONE.to_owned()]);
-            let mut world = World::new();
-            let begin = fans.start().unwrap();
-            world.carry(&mut fans, begin);
-            (fans, world)
-        };
-        assert_eq!(world.sets, ["zone0 Manual=false"]);
-    }
-
-    #[test]
-    fn a_guard_alarm_counts_while_held_and_as_it_begins() {
-        let (mut fans, _) = started(&[]);
-        let alarm = changed(":1.6", GUARD, CRITICAL, ALARM_HIGH, Variant::Bool(true));
-        assert_eq!(fans.signalled(&alarm).unwrap().events, []);
-        assert_eq!(fans.order(0, S2).unwrap().events, [(0, Event::GuardAlarm)]);
-        fans.order(0, Wanted::Free).unwrap();
-        let over = changed(":1.6", GUARD, CRITICAL, ALARM_HIGH, Variant::Bool(false));
-        assert_eq!(fans.signalled(&over).unwrap().events, []);
-        assert_eq!(fans.order(0, S2).unwrap().events, []);
-        assert_eq!(fans.signalled(&alarm).unwrap().events, [(0, Event::GuardAlarm)]);
-    }
-
-    #[test]
-    fn a_zone_of_two_hosts_is_held_for_either_at_the_higher_speed() {
-        let mut fans = Fans::new([settings(), settings()].iter(), Held::default(), Vec::new());
-        let mut world = World::new();
-        let begin = fans.start().unwrap();
-        world.carry(&mut fans, begin);
-        let outcome = fans.order(0, S2).unwrap();
-        world.carry(&mut fans, outcome.calls);
-        let outcome = fans.order(1, Wanted::Held { level: FanLevel::Stall, at_least_found: false }).unwrap();
-        world.carry(&mut fans, outcome.calls);
-        let outcome = fans.order(0, Wanted::Free).unwrap();
-        world.carry(&mut fans, outcome.calls);
-        assert_eq!(world.target, 255);
-        assert!(world.manual);
-        let outcome = fans.order(1, Wanted::Free).unwrap();
-        world.carry(&mut fans, outcome.calls);
-        assert!(!world.manual);
-    }
-}
+mod tests;

@@ -2,8 +2,13 @@
 //! A temperature that a kernel driver reads: a file of its hwmon directory, found by bus and address, or any file of
 //! that form.
 //!
-//! Owns: finding the file, also again after a rebind, and its text. Must never: keep a file open, since the next one
-//! of that name may be another sensor's; or read more than a number.
+//! Owns: finding the file, also again after a rebind, and its text; and what the driver says beside it (sysfs-interface.rst:
+//! `temp1_fault`, `temp1_enable`), where it says it: of a diode that is not there, or a sensor that is switched off, it
+//! gives a number all the same. Must never: keep a file open, since the next one of that name may be another sensor's;
+//! or read more than a number.
+//!
+//! What it cannot know: an SPD hub whose page somebody else selected gives 0 to the kernel's driver too (unless that
+//! looks, as it does when it probes), and with a driver at its address it is not ours to ask.
 
 use std::{
     fs::{self, File},
@@ -12,10 +17,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::OFlags;
+use rustix::{fs::OFlags, io::Errno};
 
-use super::i2c::{fault, of_transfer};
-use crate::logic::reading::{Celsius, Fault};
+use super::i2c::of_transfer;
+use crate::{
+    logic::{
+        chip::Progress,
+        reading::{Celsius, Fault},
+    },
+    shell::ports::{TemperatureFile, fault},
+};
 
 /// One temperature that is read from a file.
 #[derive(Clone, Debug)]
@@ -23,6 +34,20 @@ pub struct Hwmon {
     place: Place,
     /// Where the file was found.
     found: Option<PathBuf>,
+    /// That was in this reading.
+    fresh: bool,
+    next: Attribute,
+}
+
+/// A driver's file of one sensor, in the order in which they are read.
+#[derive(Clone, Copy, Debug)]
+enum Attribute {
+    /// Whether it is faulty.
+    Fault,
+    /// Whether it is switched on.
+    Enable,
+    /// Its temperature.
+    Input,
 }
 
 #[derive(Clone, Debug)]
@@ -38,33 +63,95 @@ impl Hwmon {
     #[must_use]
     pub fn device(sysfs: &Path, bus: u32, address: u8, channel: u8) -> Self {
         let attribute = format!("temp{}_input", channel.max(1));
-        Self { place: Place::Device { sysfs: sysfs.to_owned(), bus, address, attribute }, found: None }
+        Self::at(Place::Device { sysfs: sysfs.to_owned(), bus, address, attribute })
     }
 
     /// This file.
     #[must_use]
     pub fn file(path: &Path) -> Self {
-        Self { place: Place::File(path.to_owned()), found: None }
+        Self::at(Place::File(path.to_owned()))
     }
 
-    /// Reads it once; where a file that was found is gone, once more where it is now.
-    pub fn read(&mut self) -> Result<Celsius, Fault> {
-        let (sysfs, bus, address, attribute) = match &self.place {
-            Place::File(path) => return read(path),
-            Place::Device { sysfs, bus, address, attribute } => (sysfs, *bus, *address, attribute),
-        };
-        if let Some(path) = &self.found {
-            match read(path) {
-                Err(Fault::Absent) => self.found = None,
-                result => return result,
+    const fn at(place: Place) -> Self {
+        Self { place, found: None, fresh: false, next: Attribute::Fault }
+    }
+
+    /// The file of its temperature, as far as it is known or can be found.
+    fn input(&mut self) -> Option<PathBuf> {
+        match &self.place {
+            Place::File(path) => return Some(path.clone()),
+            Place::Device { sysfs, bus, address, attribute } if self.found.is_none() => {
+                self.found = find(sysfs, *bus, *address, attribute);
+                self.fresh = true;
             }
+            Place::Device { .. } => {}
         }
-        let path = find(sysfs, bus, address, attribute).ok_or(Fault::Absent)?;
-        let result = read(&path);
-        self.found = Some(path);
-        result
+        self.found.clone()
+    }
+
+    /// What a reading came to, unless it is to be begun anew where the file is now.
+    fn take(&mut self, result: Result<Celsius, Fault>) -> Progress {
+        let again = result == Err(Fault::Absent) && self.found.is_some() && !self.fresh;
+        if again {
+            self.found = None;
+        }
+        self.end();
+        match result {
+            Err(_) if again => Progress::More,
+            Err(fault) => Progress::Fault(fault),
+            Ok(celsius) => Progress::Reading(celsius),
+        }
+    }
+
+    fn end(&mut self) {
+        self.fresh = false;
+        self.next = Attribute::Fault;
     }
 }
+
+impl TemperatureFile for Hwmon {
+    /// Forgets where it was found: I3C devices may have been given each other's addresses.
+    fn forget(&mut self) {
+        self.found = None;
+        self.end();
+    }
+
+    /// Reads one of its files. Where the one that was found is gone, it is looked for once more in the same reading.
+    fn step(&mut self) -> Progress {
+        let Some(input) = self.input() else {
+            self.end();
+            return Progress::Fault(Fault::Absent);
+        };
+        loop {
+            let (beside, bad, why) = match self.next {
+                Attribute::Fault => ("_fault", "1", FAULTY),
+                Attribute::Enable => ("_enable", "0", SWITCHED_OFF),
+                Attribute::Input => return self.take(read(&input)),
+            };
+            self.next = match self.next {
+                Attribute::Fault => Attribute::Enable,
+                Attribute::Enable | Attribute::Input => Attribute::Input,
+            };
+            // Most drivers have neither. One that cannot be read leaves it to the temperature to say why.
+            match beside_it(&input, beside).map(|path| text(&path)) {
+                Some(Ok(text)) if text.trim_end() == bad => return self.take(Err(Fault::Unfit(why))),
+                Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => {}
+                None => {}
+                Some(Ok(_) | Err(_)) => return Progress::More,
+            }
+        }
+    }
+}
+
+/// `temp1_fault` is beside `temp1_input`; a file of another name has none.
+fn beside_it(input: &Path, attribute: &str) -> Option<PathBuf> {
+    let sensor = input.file_name()?.to_str()?.strip_suffix("_input")?;
+    Some(input.with_file_name(format!("{sensor}{attribute}")))
+}
+
+const FAULTY: &str = "its driver says that the sensor is faulty";
+const SWITCHED_OFF: &str = "its driver says that the sensor is switched off";
+const NO_VALUE: &str = "its driver has no value";
 
 /// The file of that name in the device's hwmon directory.
 fn find(sysfs: &Path, bus: u32, address: u8, attribute: &str) -> Option<PathBuf> {
@@ -95,7 +182,11 @@ fn read(path: &Path) -> Result<Celsius, Fault> {
     let text = text(path).map_err(|error| {
         // What is not UTF-8 is the file's content; everything else has an errno.
         let content = error.kind() == io::ErrorKind::InvalidData && error.raw_os_error().is_none();
-        if content { Fault::Unfit(NO_NUMBER) } else { fault(&of_transfer(error)) }
+        match Errno::from_io_error(&error) {
+            _ if content => Fault::Unfit(NO_NUMBER),
+            Some(Errno::NODATA) => Fault::Unfit(NO_VALUE),
+            _ => fault(&of_transfer(error)),
+        }
     })?;
     Celsius::plausible(millidegrees(&text).ok_or(Fault::Unfit(NO_NUMBER))? / 1000.0)
 }
@@ -137,7 +228,48 @@ mod tests {
     const DEVICE: &str = "bus/i2c/devices/3-0018";
 
     fn degrees(hwmon: &mut Hwmon) -> Result<f64, Fault> {
-        hwmon.read().map(Celsius::degrees)
+        for _ in 0..8 {
+            match hwmon.step() {
+                Progress::More => {}
+                Progress::Reading(celsius) => return Ok(celsius.degrees()),
+                Progress::Fault(fault) => return Err(fault),
+            }
+        }
+        panic!("no end");
+    }
+
+    /// What a driver gives of a diode that is not connected, or a sensor that is off, is a number too.
+    #[test]
+    fn what_the_driver_says_beside_it_counts() {
+        let sysfs = Scratch::new();
+        let file = |name: &str, text: &str| sysfs.file(&format!("{DEVICE}/hwmon/hwmon5/temp2_{name}"), text);
+        file("input", "25000\n");
+        sysfs.file(&format!("{DEVICE}/hwmon/hwmon5/temp1_fault"), "1\n");
+        let mut hwmon = Hwmon::device(sysfs.path(), 3, 0x18, 2);
+        let path = sysfs.at(&format!("{DEVICE}/hwmon/hwmon5/temp2_input"));
+        let mut by_path = Hwmon::file(&path);
+        let mut expect = |expected| {
+            for _ in 0..2 {
+                assert_eq!(degrees(&mut hwmon), expected);
+                assert_eq!(degrees(&mut by_path), expected);
+            }
+        };
+        expect(Ok(25.0));
+        file("fault", "0\n");
+        file("enable", "1\n");
+        expect(Ok(25.0));
+        file("fault", "1\n");
+        expect(Err(Fault::Unfit(FAULTY)));
+        file("fault", "0\n");
+        file("enable", "0\n");
+        expect(Err(Fault::Unfit(SWITCHED_OFF)));
+        // Whatever else it is, the temperature says.
+        file("enable", "what?\n");
+        expect(Ok(25.0));
+        // One file is read in a step, each under a permit of its own.
+        let mut hwmon = Hwmon::file(&path);
+        assert_eq!([hwmon.step(), hwmon.step()], [Progress::More; 2]);
+        assert!(matches!(hwmon.step(), Progress::Reading(_)));
     }
 
     #[test]
@@ -217,6 +349,11 @@ mod tests {
         fs::rename(sysfs.at("bus/i3c/devices/2-4cc51182000"), sysfs.at("bus/i3c/devices/2-4cc51189000"))
             .unwrap();
         assert_eq!(degrees(&mut hwmon), Ok(32.0));
+        // Given anew, the addresses of two DIMMs may have changed places. Then both files are there.
+        fs::write(sysfs.at("bus/i3c/devices/2-4cc51189000/dynamic_address"), "50\n").unwrap();
+        fs::write(sysfs.at("bus/i3c/devices/2-4cc51181000/dynamic_address"), "51\n").unwrap();
+        hwmon.forget();
+        assert_eq!(degrees(&mut hwmon), Ok(31.0));
     }
 
     #[test]

@@ -6,11 +6,7 @@ use std::collections::BTreeMap;
 
 use zbus::{Message, Variant};
 
-use crate::{
-    adapters::{acpi_object::AcpiObject, sensor_objects::SensorObject},
-    logic::acpi::AcpiState,
-    shell::permits::HostIndex,
-};
+use crate::{adapters::names::PROPERTIES, logic::acpi::AcpiState, shell::permits::HostIndex};
 
 /// Whether a property can be Set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,8 +75,9 @@ pub(crate) trait Object {
     /// Its interfaces but the standard ones.
     fn interfaces(&self) -> &'static [Interface];
 
-    /// The published value of a property that [`Object::interfaces`] lists.
-    fn get(&self, property: &'static Property) -> Variant<'_>;
+    /// The published value of a property; `None` if the object has none of that name. It has one of each that
+    /// [`Object::interfaces`] lists, which a test holds.
+    fn get(&self, property: &'static Property) -> Option<Variant<'_>>;
 
     /// What a Set of a writable property asks for, or why it is no value of it.
     fn set(&self, property: &'static Property, value: &Variant<'_>) -> Result<Request, String>;
@@ -90,49 +87,22 @@ pub(crate) trait Object {
 
     /// All published values of an interface.
     fn values(&self, interface: &'static Interface) -> Values<'_> {
-        interface.properties.iter().map(|property| (property.name, self.get(property))).collect()
+        let of = |property: &'static Property| Some((property.name, self.get(property)?));
+        interface.properties.iter().filter_map(of).collect()
     }
 }
 
-/// All objects.
-#[derive(Debug)]
-pub(crate) struct Tree {
-    /// One for each host, in the order of the configuration.
-    pub(crate) acpi: Vec<AcpiObject>,
-    /// One for each sensor, in the order of the configuration.
-    pub(crate) sensors: Vec<SensorObject>,
-}
-
-/// Where the `ObjectManager` of hosts sits: at or above every object, or the mapper misses changes (contract 1.6).
-pub(crate) const HOSTS: &str = "/xyz/openbmc_project/control";
-/// And that of sensors (contract 5).
-pub(crate) const SENSORS: &str = "/xyz/openbmc_project/sensors";
-
-impl Tree {
-    /// Every object.
-    pub(crate) fn objects(&self) -> impl Iterator<Item = &dyn Object> {
-        let sensors = self.sensors.iter().map(|object| object as &dyn Object);
-        self.acpi.iter().map(|object| object as &dyn Object).chain(sensors)
-    }
-
-    /// Where an `ObjectManager` sits.
-    pub(crate) fn managers(&self) -> impl Iterator<Item = &str> {
-        std::iter::once(HOSTS).chain((!self.sensors.is_empty()).then_some(SENSORS))
-    }
-
-    /// The object at this path.
-    pub(crate) fn object(&self, path: &str) -> Option<&dyn Object> {
-        self.objects().find(|object| object.path() == path)
-    }
-
-    /// Every path where something is: objects and managers.
-    pub(crate) fn paths(&self) -> impl Iterator<Item = &str> {
-        self.objects().map(Object::path).chain(self.managers())
-    }
-}
-
-/// The part of `path` below `parent`, if it is below it.
-pub(crate) fn below<'a>(parent: &str, path: &'a str) -> Option<&'a str> {
-    let rest = path.strip_prefix(parent)?;
-    if parent == "/" { Some(rest) } else { rest.strip_prefix('/') }.filter(|rest| !rest.is_empty())
+/// The PropertiesChanged of these properties.
+pub(crate) fn properties_changed(
+    path: &str,
+    interface: &str,
+    changed: Vec<(&'static str, Variant<'_>)>,
+) -> zbus::Result<Message> {
+    let changed: BTreeMap<_, _> = changed.into_iter().collect();
+    let invalidated: [&str; 0] = [];
+    Message::signal(path, PROPERTIES, "PropertiesChanged").build(&(
+        interface,
+        changed,
+        invalidated.as_slice(),
+    ))
 }

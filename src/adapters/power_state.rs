@@ -4,21 +4,42 @@
 //! Owns: who owns the power names, and which connection's word counts. Must never: judge a value.
 //!
 //! Values come from signals and from Gets, both through the one stream of messages, so that what
-//! arrives first is first. Only the owner of a power name is believed. Whenever an owner changes, all
-//! values of that host are read anew, chassis first, and answers to older questions are dropped.
+//! arrives first is first. Only the owner of a power name counts, and of several names the first whose owner is believed
+//! (note B1). Whenever an owner changes, all values of that host are read anew, chassis first, and answers to older
+//! questions are dropped. While a host's gate is open they are read again now and then (note B2).
 
-use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU32,
+    time::Duration,
+};
 
 use zbus::{Message, Variant};
 
 use crate::{
-    adapters::peer::{BUS, BUS_PATH, Outcome, Peer, Pending, call_bus, changes, get, subscribe},
+    adapters::{
+        names::Brief,
+        peer::{
+            BUS, BUS_PATH, Moment, NOT_BELIEVED, Outcome, Peer, Pending, Says, call_bus, changes, earlier,
+            get, subscribe,
+        },
+    },
     logic::{
-        evidence::{Chassis, Host, Os},
-        machine::Event,
+        event::Event,
+        evidence::{Chassis, Found, Host, Os},
+        limit::Bucket,
+        patience::Backoff,
+        time::Time,
     },
     shell::permits::HostIndex,
 };
+
+/// While the gate is open, what nobody signals is found so soon, on the daemon's clock.
+const READ_AGAIN: Duration = Duration::from_secs(10);
+/// Lines about what others do wrong.
+const LINES_AT_ONCE: u32 = 5;
+/// And then one each.
+const LINES_EACH: Duration = Duration::from_secs(60);
 
 /// What a host's three values are, in the order in which they are read: chassis first (rule 9), the host
 /// last, since rule 6 decides as soon as it has both, and must know OS status by then.
@@ -55,14 +76,14 @@ impl Kind {
         }
     }
 
-    /// The names whose owner serves it, the best one first (contract 2.1): with the instance's
-    /// suffix, for host 0 without it too. OS status is on the host's connection where it has no
-    /// name of its own (phosphor-state-manager).
+    /// The names whose owner serves it, the best one first (openbmc 2.1): with the instance's
+    /// suffix, for host 0 without it too. OS status is on the host's connection: in phosphor-state-manager, which has no
+    /// other name for it, and in x86-power-control. A name of its own only counts where that connection has none.
     fn names(self, id: u32) -> Vec<String> {
         let bases: &[&str] = match self {
             Self::Chassis => &["xyz.openbmc_project.State.Chassis"],
             Self::Host => &["xyz.openbmc_project.State.Host"],
-            Self::Os => &["xyz.openbmc_project.State.OperatingSystem", "xyz.openbmc_project.State.Host"],
+            Self::Os => &["xyz.openbmc_project.State.Host", "xyz.openbmc_project.State.OperatingSystem"],
         };
         let unsuffixed = (id == 0).then_some("");
         let suffix = id.to_string();
@@ -74,15 +95,21 @@ impl Kind {
     }
 
     fn event(self, value: Option<&str>) -> Event {
-        let event = match self {
+        match self {
             Self::Chassis => Event::Chassis(value.and_then(Chassis::from_dbus)),
             Self::Host => Event::Host(value.and_then(Host::from_dbus)),
             Self::Os => Event::Os(value.and_then(Os::from_dbus)),
-        };
-        if let (Some(value), Event::Chassis(None) | Event::Host(None) | Event::Os(None)) = (value, event) {
-            tracing::warn!("{}: {value:?} is no value of it; treated as unknown", self.interface());
         }
-        event
+    }
+
+    /// What was found by asking again; what is no value is gone.
+    fn found(self, value: Option<&str>) -> Event {
+        let found = match self {
+            Self::Chassis => value.and_then(Chassis::from_dbus).map(Found::Chassis),
+            Self::Host => value.and_then(Host::from_dbus).map(Found::Host),
+            Self::Os => value.and_then(Os::from_dbus).map(Found::Os),
+        };
+        found.map_or_else(|| self.event(None), Event::Found)
     }
 }
 
@@ -95,13 +122,38 @@ struct Source {
     names: Vec<String>,
     /// The unique name whose word counts.
     owner: Option<String>,
+    /// Owners of its names that have no such object.
+    without: BTreeSet<String>,
+    /// It has told a value.
+    told: bool,
+    /// It could not be read.
+    retry: Backoff,
+}
+
+impl Source {
+    /// The owners of its names, the best one first.
+    fn candidates<'a>(&'a self, owners: &'a BTreeMap<String, String>) -> impl Iterator<Item = &'a String> {
+        self.names.iter().filter_map(|name| owners.get(name))
+    }
+}
+
+/// When a host's values are read again.
+#[derive(Clone, Copy, Debug, Default)]
+struct Watch {
+    /// A bus may be open by them.
+    relied_on: bool,
+    at: Option<Time>,
+    /// It was said that those who are not believed hold its names.
+    strangers: bool,
 }
 
 /// What the reply to one of our calls is about.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 enum Awaited {
     Owner(String),
     Value(usize),
+    /// The same, though nothing was signalled.
+    Again(usize),
 }
 
 /// The watcher of all hosts.
@@ -110,16 +162,17 @@ pub(crate) struct PowerState {
     sources: Vec<Source>,
     /// Owners of the power names.
     owners: BTreeMap<String, String>,
+    /// Owners of power names that are not believed.
+    strangers: BTreeSet<String>,
+    /// Of each host.
+    watches: Vec<Watch>,
     awaited: Pending<Awaited>,
+    /// How many lines there may be about what others do wrong; what time it was last.
+    lines: Bucket,
+    now: Time,
     /// Names whose first owner has not been told yet; until then nothing is read.
     unresolved: usize,
-    retry: Duration,
-    /// A value could not be read: call [`PowerState::retry`] after this long.
-    retry_after: Option<Duration>,
 }
-
-const FIRST_RETRY: Duration = Duration::from_secs(1);
-const LAST_RETRY: Duration = Duration::from_secs(60);
 
 impl PowerState {
     /// For the hosts of these ids.
@@ -131,35 +184,45 @@ impl PowerState {
                 path: kind.path(id),
                 names: kind.names(id),
                 owner: None,
+                without: BTreeSet::new(),
+                told: false,
+                retry: Backoff::NONE,
             })
         });
+        let sources: Vec<_> = sources.collect();
         Self {
-            sources: sources.collect(),
+            watches: vec![Watch::default(); sources.len() / Kind::ALL.len()],
+            sources,
             owners: BTreeMap::new(),
+            strangers: BTreeSet::new(),
             awaited: Pending::default(),
+            lines: Bucket::new(LINES_AT_ONCE, LINES_EACH),
+            now: Time::ZERO,
             unresolved: 0,
-            retry: FIRST_RETRY,
-            retry_after: None,
         }
     }
 
-    /// How long from now until [`PowerState::retry`] is to be called; said once.
-    pub(crate) fn retry_after(&mut self) -> Option<Duration> {
-        self.retry_after.take()
+    /// A bus may be open by what this host's services report, or none may any more.
+    pub(crate) fn rely(&mut self, host: HostIndex, relies: bool) {
+        if let Some(watch) = self.watches.get_mut(host)
+            && watch.relied_on != relies
+        {
+            (watch.relied_on, watch.at) = (relies, None);
+        }
     }
 
-    /// Reads everything again that has an owner.
-    pub(crate) fn retry(&mut self) -> zbus::Result<Outcome> {
-        let mut outcome = Outcome::default();
-        let hosts = self.sources.last().map_or(0, |source| source.host + 1);
-        for host in 0..hosts {
-            self.read(host, &mut outcome)?;
-        }
-        Ok(outcome)
+    fn ask_for_owner(awaited: &mut Pending<Awaited>, name: &str) -> zbus::Result<Option<Message>> {
+        Ok(awaited.send(call_bus("GetNameOwner", &name)?, Awaited::Owner(name.to_owned())))
     }
 
     fn set_owner(&mut self, name: &str, owner: &str) {
-        if !self.sources.iter().any(|source| source.names.iter().any(|known| known == name)) {
+        let mut ours = false;
+        for source in self.sources.iter_mut().filter(|source| source.names.iter().any(|known| known == name))
+        {
+            source.without.clear();
+            ours = true;
+        }
+        if !ours {
             return;
         }
         if owner.is_empty() {
@@ -167,6 +230,8 @@ impl PowerState {
         } else {
             self.owners.insert(name.to_owned(), owner.to_owned());
         }
+        let owners = &self.owners;
+        self.strangers.retain(|stranger| owners.values().any(|owner| owner == stranger));
     }
 
     /// Finds the sources whose owner has changed: what they said is gone, and their hosts are read anew.
@@ -177,34 +242,169 @@ impl PowerState {
         }
         let mut stale = Vec::new();
         for source in &mut self.sources {
-            let owner = source.names.iter().find_map(|name| self.owners.get(name));
+            let mut believed =
+                source.candidates(&self.owners).filter(|owner| !self.strangers.contains(*owner));
+            let first = believed.next();
+            let owner =
+                first.into_iter().chain(believed).find(|owner| !source.without.contains(*owner)).or(first);
             if owner == source.owner.as_ref() {
                 continue;
             }
+            let owner = owner.cloned();
             if source.owner.is_some() {
                 outcome.events.push((source.host, source.kind.event(None)));
             }
-            source.owner = owner.cloned();
+            source.owner = owner;
+            source.told = false;
+            source.retry.reset();
             stale.push(source.host);
         }
         stale.dedup();
         for host in stale {
             self.read(host, &mut outcome)?;
         }
+        self.tell_of_strangers(&mut outcome);
         Ok(outcome)
+    }
+
+    /// Tells of each host whether a name that tells of its power has an owner, and none that is believed.
+    fn tell_of_strangers(&mut self, outcome: &mut Outcome) {
+        for (host, watch) in self.watches.iter_mut().enumerate() {
+            let strange =
+                |source: &&Source| source.owner.is_none() && source.candidates(&self.owners).next().is_some();
+            let source = self.sources.iter().filter(|source| source.host == host).find(strange);
+            if watch.strangers == source.is_some() {
+                continue;
+            }
+            watch.strangers = source.is_some();
+            outcome.events.push((host, Event::Strangers(watch.strangers)));
+            // Who takes a name and leaves it again and again makes no line each time.
+            if let Some(source) = source
+                && self.lines.take(self.now).is_some()
+            {
+                let named = source.names.iter().find_map(|name| Some((name, self.owners.get(name)?)));
+                let (name, owner) = named.map_or(("", ""), |(name, owner)| (name, owner));
+                tracing::warn!(
+                    "{name} is owned by {owner}, who is not believed: there is no evidence of {}, and the gate stays closed",
+                    source.path
+                );
+            }
+        }
+    }
+
+    /// Takes in what a source says, or that it says nothing.
+    fn take(
+        &mut self,
+        index: usize,
+        value: Option<&Variant<'_>>,
+        event: fn(Kind, Option<&str>) -> Event,
+        outcome: &mut Outcome,
+    ) {
+        let Some(source) = self.sources.get_mut(index) else { return };
+        let value = value.and_then(text);
+        let event = event(source.kind, value);
+        let none = matches!(event, Event::Chassis(None) | Event::Host(None) | Event::Os(None));
+        source.told |= !none;
+        outcome.events.push((source.host, event));
+        let Some(value) = value.filter(|_| none) else { return };
+        if let Some(more) = self.lines.take(self.now) {
+            let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
+            tracing::warn!(
+                "{}: \"{}\" is no value of it; treated as unknown{more}",
+                source.kind.interface(),
+                Brief(value).to_string().escape_debug()
+            );
+        }
     }
 
     fn read(&mut self, host: HostIndex, outcome: &mut Outcome) -> zbus::Result<()> {
         let of_host = |sources: &[Source], index: usize| sources.get(index).is_some_and(|s| s.host == host);
         let sources = &self.sources;
-        self.awaited.forget(|what| matches!(what, Awaited::Value(index) if of_host(sources, *index)));
-        for (index, source) in self.sources.iter().enumerate().filter(|(_, source)| source.host == host) {
+        self.awaited.forget(
+            |what| matches!(what, Awaited::Value(index) | Awaited::Again(index) if of_host(sources, *index)),
+        );
+        for (index, source) in self.sources.iter_mut().enumerate().filter(|(_, source)| source.host == host) {
             let Some(owner) = &source.owner else { continue };
             let call = get(owner, &source.path, source.kind.interface(), source.kind.property())?;
-            self.awaited.add(&call, Awaited::Value(index));
-            outcome.calls.push(call);
+            let call = self.awaited.send(call, Awaited::Value(index));
+            if call.is_none() {
+                source.retry.failed();
+            }
+            outcome.calls.extend(call);
         }
         Ok(())
+    }
+
+    /// Asks again for what this host's owners have told, unless they still owe an answer.
+    fn read_again(&mut self, host: HostIndex, outcome: &mut Outcome) -> zbus::Result<()> {
+        for (index, source) in self.sources.iter().enumerate().filter(|(_, source)| source.host == host) {
+            let owes =
+                |what: &Awaited| matches!(what, Awaited::Value(of) | Awaited::Again(of) if *of == index);
+            let Some(owner) = source.owner.as_ref().filter(|_| source.told && !self.awaited.any(owes)) else {
+                continue;
+            };
+            let call = get(owner, &source.path, source.kind.interface(), source.kind.property())?;
+            outcome.calls.extend(self.awaited.send(call, Awaited::Again(index)));
+        }
+        Ok(())
+    }
+
+    /// An answer, or that there is none.
+    fn answered(&mut self, what: Awaited, reply: Option<&Message>) -> zbus::Result<Outcome> {
+        let mut outcome = Outcome::default();
+        // Whoever was asked, or the bus in his place.
+        let asked = match &what {
+            Awaited::Owner(_) => None,
+            Awaited::Value(index) | Awaited::Again(index) => {
+                self.sources.get(*index).and_then(|source| source.owner.as_deref())
+            }
+        };
+        let by = |reply: &&Message| {
+            let header = reply.header();
+            header.sender().is_some_and(|sender| *sender == BUS || Some(sender.as_str()) == asked)
+        };
+        let reply = reply.filter(by);
+        let says = Says::of(reply);
+        let body = reply.filter(|_| says == Says::Good).map(Message::body);
+        match what {
+            Awaited::Owner(name) => {
+                if reply.is_none()
+                    && let Some(again) = Self::ask_for_owner(&mut self.awaited, &name)?
+                {
+                    // A bus that stood still: it has not said that there is none.
+                    outcome.calls.push(again);
+                    return Ok(outcome);
+                }
+                self.unresolved -= 1;
+                let owner = body.as_ref().and_then(|body| body.deserialize::<&str>().ok());
+                self.set_owner(&name, owner.unwrap_or_default());
+                self.follow_owners()
+            }
+            Awaited::Value(index) | Awaited::Again(index) => {
+                let Some(source) = self.sources.get_mut(index) else { return Ok(outcome) };
+                if reply.is_some_and(is_not_believed) {
+                    self.strangers.extend(source.owner.clone());
+                    return self.follow_owners();
+                }
+                let value = body.as_ref().and_then(|body| body.deserialize::<Variant<'_>>().ok());
+                let says = says.understood(value.is_some());
+                if says == Says::Good {
+                    source.retry.reset();
+                } else if source.kind != Kind::Os || says == Says::Failed {
+                    // A service that has its name before its objects. A board without POST
+                    // complete never has OS status, so that one is asked again only if it failed.
+                    source.retry.failed();
+                } else {
+                    source.without.extend(source.owner.clone());
+                }
+                let event = if what == Awaited::Value(index) { Kind::event } else { Kind::found };
+                self.take(index, value.as_ref(), event, &mut outcome);
+                let Outcome { calls, events } = self.follow_owners()?;
+                outcome.calls.extend(calls);
+                outcome.events.extend(events);
+                Ok(outcome)
+            }
+        }
     }
 }
 
@@ -222,43 +422,49 @@ impl Peer for PowerState {
         names.sort_unstable();
         names.dedup();
         for name in names {
-            let call = call_bus("GetNameOwner", &name.as_str())?;
-            self.awaited.add(&call, Awaited::Owner(name.clone()));
+            calls.extend(Self::ask_for_owner(&mut self.awaited, name)?);
             self.unresolved += 1;
-            calls.push(call);
         }
         Ok(calls)
     }
 
     fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Outcome>> {
         let what = self.awaited.take(serial)?;
-        let good = reply.message_type() == zbus::message::Type::MethodReturn;
-        let body = reply.body();
-        Some(match what {
-            Awaited::Owner(name) => {
-                self.unresolved -= 1;
-                let owner = if good { body.deserialize::<&str>().ok() } else { None };
-                self.set_owner(&name, owner.unwrap_or_default());
-                self.follow_owners()
+        Some(self.answered(what, Some(reply)))
+    }
+
+    fn tick(&mut self, now: Moment) -> zbus::Result<Outcome> {
+        let mut outcome = Outcome::default();
+        self.now = now.now;
+        for what in self.awaited.unanswered(now) {
+            let Outcome { calls, events } = self.answered(what, None)?;
+            outcome.calls.extend(calls);
+            outcome.events.extend(events);
+        }
+        // All values of a host, chassis first: what is read together belongs together.
+        let mut due: Vec<_> = self
+            .sources
+            .iter_mut()
+            .filter_map(|source| source.retry.tick(now.now).then_some(source.host))
+            .collect();
+        due.dedup();
+        for host in due {
+            self.read(host, &mut outcome)?;
+        }
+        for host in 0..self.watches.len() {
+            let Some(watch) = self.watches.get_mut(host).filter(|watch| watch.relied_on) else { continue };
+            if *watch.at.get_or_insert(now.now + READ_AGAIN) <= now.now {
+                watch.at = Some(now.now + READ_AGAIN);
+                self.read_again(host, &mut outcome)?;
             }
-            Awaited::Value(index) => {
-                let mut outcome = Outcome::default();
-                if let Some(source) = self.sources.get(index) {
-                    let value = if good { body.deserialize::<Variant<'_>>().ok() } else { None };
-                    let text = value.as_ref().and_then(text);
-                    outcome.events.push((source.host, source.kind.event(text)));
-                    if good {
-                        self.retry = FIRST_RETRY;
-                    } else if source.kind != Kind::Os {
-                        // A service that has its name before its objects. A board without POST
-                        // complete never has OS status, so that one is not asked again.
-                        self.retry_after.get_or_insert(self.retry);
-                        self.retry = LAST_RETRY.min(self.retry.saturating_mul(2));
-                    }
-                }
-                Ok(outcome)
-            }
-        })
+        }
+        Ok(outcome)
+    }
+
+    fn wake_at(&self) -> Option<Time> {
+        let retries = self.sources.iter().filter_map(|source| source.retry.wake_at()).min();
+        let again = self.watches.iter().filter_map(|watch| watch.at).min();
+        earlier(self.awaited.wake_at(), earlier(retries, again))
     }
 
     fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
@@ -282,15 +488,18 @@ impl Peer for PowerState {
                 else {
                     return Ok(Outcome::default());
                 };
-                let source = self.sources.iter().find(|source| {
+                let index = self.sources.iter().position(|source| {
                     source.kind.interface() == interface
                         && source.path == path.as_str()
                         && source.owner.as_deref() == Some(sender.as_str())
                 });
-                let Some(source) = source else { return Ok(Outcome::default()) };
+                let Some((index, source)) = index.and_then(|index| Some((index, self.sources.get(index)?)))
+                else {
+                    return Ok(Outcome::default());
+                };
                 let mut outcome = Outcome::default();
                 if let Some(value) = changed.get(source.kind.property()) {
-                    outcome.events.push((source.host, source.kind.event(text(value))));
+                    self.take(index, Some(value), Kind::event, &mut outcome);
                 } else if invalidated.contains(&source.kind.property()) {
                     let host = source.host;
                     self.read(host, &mut outcome)?;
@@ -302,30 +511,15 @@ impl Peer for PowerState {
     }
 }
 
+/// It stands in the place of an answer that is not believed.
+fn is_not_believed(reply: &Message) -> bool {
+    reply.header().error_name().is_some_and(|name| *name == NOT_BELIEVED)
+}
+
 fn text<'a>(value: &'a Variant<'_>) -> Option<&'a str> {
     // A reply to Get is a variant; so is a value that is one level deeper.
     if let Variant::Variant(inner) = value { inner.downcast_ref().ok() } else { value.downcast_ref().ok() }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_those_of_the_contract() {
-        assert_eq!(
-            Kind::Chassis.names(0),
-            ["xyz.openbmc_project.State.Chassis0", "xyz.openbmc_project.State.Chassis"]
-        );
-        assert_eq!(Kind::Host.names(3), ["xyz.openbmc_project.State.Host3"]);
-        assert_eq!(
-            Kind::Os.names(0),
-            [
-                "xyz.openbmc_project.State.OperatingSystem0",
-                "xyz.openbmc_project.State.OperatingSystem",
-                "xyz.openbmc_project.State.Host0",
-                "xyz.openbmc_project.State.Host"
-            ]
-        );
-    }
-}
+mod tests;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The sensors' objects, as fan control, Redfish and IPMI read them (contract 4.1 and 5).
+//! The sensors' objects, as fan control, Redfish and IPMI read them (openbmc 4.1 and 5).
 //!
 //! Owns the published values, and the order of the signals in which a sensor goes away and comes back. Must never:
 //! know more than was published. The objects are there from the start and stay: fan control rebuilds its zones, and
@@ -8,10 +8,7 @@
 use zbus::{Message, Variant};
 
 use crate::{
-    adapters::{
-        acpi_object::properties_changed,
-        objects::{Access, Interface, Method, Object, Property, Request, Signal},
-    },
+    adapters::objects::{Access, Interface, Method, Object, Property, Request, Signal, properties_changed},
     config::{self, Limits},
     logic::{
         reading::Celsius,
@@ -28,7 +25,7 @@ const STATUS: &str = "xyz.openbmc_project.State.Decorator.OperationalStatus";
 const ASSOCIATIONS: &str = "xyz.openbmc_project.Association.Definitions";
 
 const UNIT: &str = "xyz.openbmc_project.Sensor.Value.Unit.DegreesC";
-/// Finite, or ipmid has no record of the sensor; the same as dbus-sensors' (contract 5).
+/// Finite, or ipmid has no record of the sensor; the same as dbus-sensors' (openbmc 5).
 const RANGE: (f64, f64) = (-128.0, 127.0);
 
 const fn read(name: &'static str, signature: &'static str) -> Property {
@@ -223,6 +220,21 @@ impl SensorObject {
         ])
     }
 
+    /// Says all that changes, changed or not: its availability, and that no alarm is on. Somebody may still believe what a process
+    /// before this one said of it.
+    pub(crate) fn state_again(&self) -> zbus::Result<Vec<Message>> {
+        let mut out = self.assert()?;
+        for direction in &DIRECTIONS {
+            let on = (direction.of)(&self.shown);
+            out.push(properties_changed(
+                &self.path,
+                direction.interface,
+                vec![(direction.alarm, on.into())],
+            )?);
+        }
+        Ok(out)
+    }
+
     fn alarm(&self, direction: &Direction, on: bool, value: f64, out: &mut Vec<Message>) -> zbus::Result<()> {
         let Direction { interface, alarm, asserted, deasserted, .. } = *direction;
         let signal = |name| Message::signal(self.path.as_str(), interface, name);
@@ -251,11 +263,11 @@ impl Object for SensorObject {
         &INTERFACES
     }
 
-    fn get(&self, property: &'static Property) -> Variant<'_> {
+    fn get(&self, property: &'static Property) -> Option<Variant<'_>> {
         let Snapshot { value, available, functional, warning, critical } = self.shown;
         let Alarm { low: warning_low, high: warning_high } = warning;
         let Alarm { low: critical_low, high: critical_high } = critical;
-        match property.name {
+        Some(match property.name {
             "Value" => number(value.map(Celsius::degrees)).into(),
             "MinValue" => RANGE.0.into(),
             "MaxValue" => RANGE.1.into(),
@@ -270,13 +282,14 @@ impl Object for SensorObject {
             "CriticalAlarmLow" => critical_low.into(),
             "Available" => available.into(),
             "Functional" => functional.into(),
-            _ => {
+            "Associations" => {
                 let of = |(forward, backward, path): &(&'static str, &'static str, String)| {
                     (*forward, *backward, path.clone())
                 };
                 self.associations.iter().map(of).collect::<Vec<_>>().into()
             }
-        }
+            _ => return None,
+        })
     }
 
     fn set(&self, property: &'static Property, _: &Variant<'_>) -> Result<Request, String> {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The mux that gives an SPD bus to the host or to the BMC, at a GPIO line (design 3.3).
+//! The mux that gives an SPD bus to the host or to the BMC, at a GPIO line (rules 3.3).
 //!
 //! Owns: the line, on a thread of its own for each mux: the line may be at an expander on a bus that hangs, and neither the loop
 //! nor another host's mux may wait for that. A line of the chip itself is switched in microseconds. Must never: decide whose the bus is.
@@ -7,8 +7,8 @@
 
 use std::{
     io,
-    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
-    time::Duration,
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    time::{Duration, Instant},
 };
 
 use gpiocdev::{Request, line::Value};
@@ -16,8 +16,12 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{
     config::SpdMux,
-    logic::machine::{Epoch, Event},
-    shell::{event_loop::Input, permits::HostIndex},
+    logic::event::{Epoch, Event},
+    shell::{
+        messages::Input,
+        permits::HostIndex,
+        ports::{GpioLine, GpioLines, MuxOrders, Side},
+    },
 };
 
 /// A line that cannot be switched is tried again so often.
@@ -25,31 +29,12 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Enough for an ioctl and a log line.
 const STACK: usize = 64 * 1024;
 
-/// Whose the bus is to be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Side {
-    Host,
-    Bmc,
-}
-
-/// A GPIO line that can be driven.
-pub trait Line: Send {
-    /// Drives it, high or low.
-    fn drive(&mut self, high: bool) -> io::Result<()>;
-}
-
-/// Where lines come from.
-pub trait Lines: Send + Sync {
-    /// The line of this name, which need not be there before it is driven.
-    fn line(&self, name: &str) -> Box<dyn Line>;
-}
-
 /// The kernel's lines.
 #[derive(Clone, Copy, Debug)]
 pub struct LinuxLines;
 
-impl Lines for LinuxLines {
-    fn line(&self, name: &str) -> Box<dyn Line> {
+impl GpioLines for LinuxLines {
+    fn line(&self, name: &str) -> Box<dyn GpioLine> {
         Box::new(Gpio { name: name.to_owned(), request: None })
     }
 }
@@ -60,7 +45,7 @@ struct Gpio {
     request: Option<Request>,
 }
 
-impl Line for Gpio {
+impl GpioLine for Gpio {
     fn drive(&mut self, high: bool) -> io::Result<()> {
         let value = if high { Value::Active } else { Value::Inactive };
         if let Some(request) = &self.request {
@@ -79,43 +64,31 @@ impl Line for Gpio {
     }
 }
 
-/// Gives orders to one mux.
-#[derive(Clone, Debug)]
-pub(crate) struct Mux(Sender<(Side, Epoch)>);
-
-impl Mux {
-    /// The thread of this host's mux, which tells the loop what has been done. What it hands over at its end,
-    /// it has handed over when `done` is dropped.
-    pub(crate) fn start(
-        host: HostIndex,
-        settings: &SpdMux,
-        lines: &dyn Lines,
-        inputs: UnboundedSender<Input>,
-        done: Sender<()>,
-    ) -> io::Result<Self> {
-        let line = lines.line(&settings.line);
-        let (orders, to_do) = channel();
-        let (name, host_level) = (settings.line.clone(), settings.host_level);
-        let say = move |event| inputs.send(Input::Event(host, event)).unwrap_or_default();
-        let run = move || {
-            serve(&name, host_level, line, &to_do, say);
-            drop(done);
-        };
-        std::thread::Builder::new().name("spd-mux".to_owned()).stack_size(STACK).spawn(run)?;
-        Ok(Self(orders))
-    }
-
-    /// Never waits.
-    pub(crate) fn order(&self, side: Side, epoch: Epoch) {
-        // The thread ends only when this does.
-        self.0.send((side, epoch)).unwrap_or_default();
-    }
+/// The thread of this host's mux, which tells the loop what has been done. What it hands over at its end,
+/// it has handed over when `done` is dropped.
+pub(crate) fn start(
+    host: HostIndex,
+    settings: &SpdMux,
+    lines: &dyn GpioLines,
+    inputs: UnboundedSender<Input>,
+    done: UnboundedSender<()>,
+) -> io::Result<MuxOrders> {
+    let line = lines.line(&settings.line);
+    let (orders, to_do) = channel();
+    let (name, host_level) = (settings.line.clone(), settings.host_level);
+    let say = move |event| inputs.send(Input::Event(host, event)).unwrap_or_default();
+    let run = move || {
+        serve(&name, host_level, line, &to_do, say);
+        drop(done);
+    };
+    std::thread::Builder::new().name("spd-mux".to_owned()).stack_size(STACK).spawn(run)?;
+    Ok(MuxOrders(orders))
 }
 
 fn serve(
     name: &str,
     host_level: bool,
-    mut line: Box<dyn Line>,
+    mut line: Box<dyn GpioLine>,
     orders: &Receiver<(Side, Epoch)>,
     say: impl Fn(Event),
 ) {
@@ -158,9 +131,32 @@ fn serve(
     }
 }
 
-/// Gives the bus to the host, where a daemon died that may have had it.
-pub fn give_to_host(settings: &SpdMux) -> io::Result<()> {
-    LinuxLines.line(&settings.line).drive(settings.host_level)
+/// Gives buses to their hosts, where a daemon died that may have had them: all at once, each on a thread of its own, since a line
+/// may be at an expander on a bus that hangs. Those that were not given by `until`, with why.
+#[must_use]
+pub fn give_to_hosts(muxes: &[&SpdMux], lines: &dyn GpioLines, until: Instant) -> Vec<(String, io::Error)> {
+    let (done, given) = channel();
+    let mut failed = Vec::new();
+    let mut waiting = Vec::new();
+    for settings in muxes {
+        let (name, level, done) = (settings.line.clone(), settings.host_level, done.clone());
+        let mut line = lines.line(&name);
+        let give = move || done.send((name, line.drive(level))).unwrap_or_default();
+        match std::thread::Builder::new().name("spd-mux".to_owned()).stack_size(STACK).spawn(give) {
+            Ok(_detached) => waiting.push(settings.line.clone()),
+            Err(error) => failed.push((settings.line.clone(), error)),
+        }
+    }
+    while !waiting.is_empty() {
+        let Ok((name, result)) = given.recv_timeout(until.saturating_duration_since(Instant::now())) else {
+            break;
+        };
+        waiting.retain(|other| *other != name);
+        failed.extend(result.err().map(|error| (name, error)));
+    }
+    let late = || io::Error::new(io::ErrorKind::TimedOut, "the line does not answer");
+    failed.extend(waiting.into_iter().map(|name| (name, late())));
+    failed
 }
 
 #[cfg(test)]
@@ -178,13 +174,13 @@ mod tests {
         fails: Arc<Mutex<u32>>,
     }
 
-    impl Lines for Fake {
-        fn line(&self, _: &str) -> Box<dyn Line> {
+    impl GpioLines for Fake {
+        fn line(&self, _: &str) -> Box<dyn GpioLine> {
             Box::new(self.clone())
         }
     }
 
-    impl Line for Fake {
+    impl GpioLine for Fake {
         fn drive(&mut self, high: bool) -> io::Result<()> {
             let mut fails = self.fails.lock().unwrap();
             if *fails > 0 {
@@ -196,12 +192,40 @@ mod tests {
         }
     }
 
+    /// Never, where its name says so.
+    struct Hangs;
+
+    impl GpioLines for Hangs {
+        fn line(&self, name: &str) -> Box<dyn GpioLine> {
+            if name == "HANGS" { Box::new(Self) } else { Box::new(Fake::default()) }
+        }
+    }
+
+    impl GpioLine for Hangs {
+        fn drive(&mut self, _: bool) -> io::Result<()> {
+            std::thread::sleep(Duration::from_secs(60));
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_that_hangs_keeps_no_other_from_its_host() {
+        let mux = |line: &str| SpdMux { line: line.to_owned(), host_level: true };
+        let (first, second) = (mux("HANGS"), mux("FREE"));
+        let began = Instant::now();
+        let failed = give_to_hosts(&[&first, &second], &Hangs, began + Duration::from_secs(5));
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+        let names: Vec<_> = failed.iter().map(|(name, error)| (name.as_str(), error.kind())).collect();
+        assert_eq!(names, [("HANGS", io::ErrorKind::TimedOut)]);
+        assert!(give_to_hosts(&[&second], &Hangs, Instant::now() + Duration::from_secs(60)).is_empty());
+    }
+
     fn play(host_level: bool, fails: u32, orders: &[(Side, u32)]) -> (Vec<bool>, Vec<Event>) {
         let fake = Fake { fails: Arc::new(Mutex::new(fails)), ..Fake::default() };
         let (inputs, mut heard) = unbounded_channel();
-        let (done, over) = channel();
+        let (done, mut over) = unbounded_channel();
         let settings = SpdMux { line: "SPD_MUX_SEL".to_owned(), host_level };
-        let mux = Mux::start(2, &settings, &fake, inputs, done).unwrap();
+        let mux = start(2, &settings, &fake, inputs, done).unwrap();
         let mut events = Vec::new();
         for (side, epoch) in orders {
             mux.order(*side, Epoch(*epoch));
@@ -212,7 +236,7 @@ mod tests {
         }
         drop(mux);
         // It returns when the thread has ended.
-        assert!(over.recv().is_err());
+        assert_eq!(over.blocking_recv(), None);
         let driven = fake.driven.lock().unwrap().clone();
         (driven, events)
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Starts and stops the targets through `org.freedesktop.systemd1`, and follows the jobs.
 //!
-//! Owns: outstanding jobs. The units' names are the configuration's. Must never: hold up anything else; whatever systemd does,
-//! or does not, is logged and no more.
+//! Owns: outstanding jobs. The units' names are the configuration's. Must never: hold up anything else, or believe anybody but systemd
+//! of its jobs; whatever it does, or does not, is logged and no more.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,9 +12,12 @@ use std::{
 use zbus::{Message, ObjectPath};
 
 use crate::{
-    adapters::peer::{Outcome, Peer, Pending, subscribe},
+    adapters::peer::{BUS, Outcome, Peer, Pending, Speaker, owner_changes, subscribe},
     config::Targets,
-    logic::machine::{Epoch, Event, Target, UnitOrder},
+    logic::{
+        effect::{Target, UnitOrder},
+        event::{Epoch, Event},
+    },
     shell::permits::HostIndex,
 };
 
@@ -22,8 +25,10 @@ const SYSTEMD: &str = "org.freedesktop.systemd1";
 const SYSTEMD_PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
-/// A systemd that does not answer is not asked more often than this.
-const MOST_OUTSTANDING: usize = 64;
+/// A job whose end was missed is forgotten when there are more than so many.
+const MOST_JOBS: usize = 64;
+/// So many things are noted once.
+const MOST_NOTED: usize = 64;
 
 /// The calls and jobs under way.
 #[derive(Debug, Default)]
@@ -32,6 +37,11 @@ pub(crate) struct Systemd {
     targets: Vec<Targets>,
     /// Unit of each call that has no reply yet, and whether it starts it.
     calls: Pending<(String, bool)>,
+    /// The hosts' last orders, where systemd had left too many calls without a reply.
+    unsaid: BTreeMap<HostIndex, UnitOrder>,
+    /// Units that were quiet, and have not been started again for the same reason.
+    unstarted: BTreeSet<String>,
+    speaker: Speaker,
     /// Unit of each job, by its object path.
     jobs: BTreeMap<String, String>,
     /// What was noted once: units that do not exist, systemd that does not answer.
@@ -46,14 +56,14 @@ struct Quiesce {
     units: Vec<String>,
     /// The closing they are stopped for.
     epoch: Epoch,
-    /// Calls without a reply, and jobs that have not ended.
-    calls: Pending<()>,
+    /// Calls without a reply, by their unit, and jobs that have not ended.
+    calls: Pending<String>,
     jobs: BTreeSet<String>,
 }
 
 impl Quiesce {
     fn is_done(&self) -> bool {
-        self.calls.len() == 0 && self.jobs.is_empty()
+        !self.calls.any(|_| true) && self.jobs.is_empty()
     }
 }
 
@@ -70,12 +80,17 @@ impl Systemd {
         let mut calls = Vec::new();
         if let Some(of) = self.quiesce.get_mut(host) {
             of.epoch = epoch;
-            of.calls = Pending::default();
+            of.calls.forget(|_| true);
             of.jobs.clear();
             for unit in &of.units {
                 let call = manager("StopUnit", &(unit.as_str(), "replace"))?;
-                of.calls.add(&call, ());
-                calls.push(call);
+                self.unstarted.remove(unit);
+                let call = of.calls.send(call, unit.clone());
+                if call.is_none() {
+                    // It is not being stopped, so this closing is never quiet.
+                    of.jobs.insert(String::new());
+                }
+                calls.extend(call);
             }
         }
         Ok(calls)
@@ -86,17 +101,23 @@ impl Systemd {
         let units = self.quiesce.get(host).map(|of| of.units.clone()).unwrap_or_default();
         let mut calls = Vec::new();
         for unit in units {
-            let call = manager("StartUnit", &(unit.as_str(), "replace"))?;
-            self.calls.add(&call, (unit, true));
-            calls.push(call);
+            calls.extend(self.start_again(unit)?);
         }
         Ok(calls)
+    }
+
+    fn start_again(&mut self, unit: String) -> zbus::Result<Option<Message>> {
+        let call = self.tell("StartUnit", unit.clone())?;
+        if call.is_none() {
+            self.unstarted.insert(unit);
+        }
+        Ok(call)
     }
 
     /// What became of a unit to quiesce, and whether that was the last; `None` if it is none of these.
     fn quiesce_returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<Vec<(HostIndex, Event)>> {
         let mut hosts = self.quiesce.iter_mut().enumerate();
-        let (host, of) = hosts.find_map(|(host, of)| of.calls.take(serial).map(|()| (host, of)))?;
+        let (host, of) = hosts.find_map(|(host, of)| of.calls.take(serial).map(|_| (host, of)))?;
         // An error: there is nothing to stop, or it cannot be.
         if let Some(error) = reply.header().error_name() {
             if error.as_str() != NO_SUCH_UNIT {
@@ -128,6 +149,7 @@ impl Systemd {
             UnitOrder::Restart(target) => ("RestartUnit", std::slice::from_ref(target)),
             UnitOrder::StopAll => ("StopUnit", &[Target::S0, Target::S2, Target::S5]),
         };
+        self.unsaid.remove(&host);
         let mut calls = Vec::new();
         for target in targets {
             let units = match target {
@@ -136,16 +158,33 @@ impl Systemd {
                 Target::S5 => &names.s5,
             };
             for unit in units {
-                if self.calls.len() >= MOST_OUTSTANDING {
+                let call = self.tell(member, unit.clone())?;
+                if call.is_none() {
+                    self.unsaid.insert(host, order);
                     self.note("does not answer", || {
-                        tracing::warn!("systemd does not answer; {member} {unit} is left out");
+                        tracing::warn!("systemd does not answer; {member} {unit} waits until it does");
                     });
-                    continue;
                 }
-                let call = manager(member, &(unit.as_str(), "replace"))?;
-                self.calls.add(&call, (unit.clone(), member != "StopUnit"));
-                calls.push(call);
+                calls.extend(call);
             }
+        }
+        Ok(calls)
+    }
+
+    /// A call for a unit; `None` if there are too many that have no reply.
+    fn tell(&mut self, member: &str, unit: String) -> zbus::Result<Option<Message>> {
+        let call = manager(member, &(unit.as_str(), "replace"))?;
+        Ok(self.calls.send(call, (unit, member != "StopUnit")))
+    }
+
+    /// What could not be said before, now that it answers.
+    fn say_the_rest(&mut self) -> zbus::Result<Vec<Message>> {
+        let mut calls = Vec::new();
+        for (host, order) in std::mem::take(&mut self.unsaid) {
+            calls.extend(self.order(host, order)?);
+        }
+        for unit in std::mem::take(&mut self.unstarted) {
+            calls.extend(self.start_again(unit)?);
         }
         Ok(calls)
     }
@@ -169,7 +208,7 @@ impl Systemd {
         } else if let Ok(job) = reply.body().deserialize::<ObjectPath<'_>>() {
             self.noted.remove(&unit);
             // Two orders may share one job. A job whose end was missed must not stay for ever.
-            if self.jobs.len() >= MOST_OUTSTANDING {
+            if self.jobs.len() >= MOST_JOBS {
                 self.jobs.pop_first();
             }
             self.jobs.insert(job.as_str().to_owned(), unit);
@@ -188,7 +227,7 @@ impl Systemd {
     }
 
     fn note(&mut self, what: &str, log: impl FnOnce()) {
-        if self.noted.len() < MOST_OUTSTANDING && self.noted.insert(what.to_owned()) {
+        if self.noted.len() < MOST_NOTED && self.noted.insert(what.to_owned()) {
             log();
         }
     }
@@ -200,7 +239,7 @@ impl Peer for Systemd {
         let rule = format!(
             "type='signal',sender='{SYSTEMD}',path='{SYSTEMD_PATH}',interface='{MANAGER}',member='JobRemoved'"
         );
-        Ok(vec![subscribe(&rule)?, manager("Subscribe", &())?])
+        Ok(vec![subscribe(&owner_changes(SYSTEMD))?, subscribe(&rule)?, manager("Subscribe", &())?])
     }
 
     fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Outcome>> {
@@ -208,18 +247,33 @@ impl Peer for Systemd {
             Some(quiet) => quiet,
             None => self.order_returned(serial, reply).map(|()| Vec::new())?,
         };
-        Some(Ok(Outcome { events, ..Outcome::default() }))
+        self.speaker.replied(reply);
+        Some(self.say_the_rest().map(|calls| Outcome { calls, events }))
     }
 
     fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
         let mut outcome = Outcome::default();
-        if signal.header().member().is_none_or(|member| member.as_str() != "JobRemoved") {
-            return Ok(outcome);
-        }
+        let header = signal.header();
+        let sender = header.sender().map_or("", |sender| sender.as_str());
         let body = signal.body();
-        if let Ok((_, job, unit, result)) = body.deserialize::<(u32, ObjectPath<'_>, &str, &str)>() {
-            self.order_ended(job.as_str(), result);
-            outcome.events.extend(self.quiesce_ended(job.as_str(), unit, result));
+        match header.member().map_or("", |member| member.as_str()) {
+            "NameOwnerChanged" if sender == BUS => {
+                if let Ok((SYSTEMD, _, new)) = body.deserialize::<(&str, &str, &str)>() {
+                    self.speaker.changed(new);
+                    if !new.is_empty() {
+                        outcome.calls.push(manager("Subscribe", &())?);
+                        outcome.calls.extend(self.say_the_rest()?);
+                    }
+                }
+            }
+            // Another's would end the wait for a job that still runs: for units that read where the host is about to.
+            "JobRemoved" if self.speaker.is(sender) => {
+                if let Ok((_, job, unit, result)) = body.deserialize::<(u32, ObjectPath<'_>, &str, &str)>() {
+                    self.order_ended(job.as_str(), result);
+                    outcome.events.extend(self.quiesce_ended(job.as_str(), unit, result));
+                }
+            }
+            _ => {}
         }
         Ok(outcome)
     }
@@ -235,16 +289,20 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapters::watched::doubles::{failed, reply, serial};
+    use crate::adapters::{
+        peer::MOST_OF_ONE,
+        watched::doubles::{failed, reply, serial},
+    };
 
     fn systemd() -> Systemd {
         let units = vec!["a.service".to_owned(), "b.service".to_owned()];
         Systemd::new(Vec::new(), vec![Vec::new(), units])
     }
 
-    fn removed(job: &str) -> Message {
+    fn removed(sender: &'static str, job: &str) -> Message {
         let job = ObjectPath::try_from(job).unwrap();
         Message::signal(SYSTEMD_PATH, MANAGER, "JobRemoved")
+            .sender(sender)
             .build(&(1_u32, job, "a.service", "done"))
             .unwrap()
     }
@@ -255,7 +313,7 @@ mod tests {
     }
 
     fn ended(systemd: &mut Systemd, job: &str) -> Vec<(HostIndex, Event)> {
-        systemd.signalled(&removed(job)).unwrap().events
+        systemd.signalled(&removed(":1.0", job)).unwrap().events
     }
 
     #[test]
@@ -271,6 +329,52 @@ mod tests {
         assert_eq!(ended(&mut systemd, "/job/9"), []);
         assert_eq!(ended(&mut systemd, "/job/1"), [(1, Event::Quiesced { epoch: Epoch(5) })]);
         assert_eq!(systemd.unquiesce(1).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn nobody_but_systemd_says_that_a_job_has_ended() {
+        let mut systemd = systemd();
+        let calls = systemd.quiesce(1, Epoch(5)).unwrap();
+        for (call, job) in calls.iter().zip(["/job/1", "/job/2"]) {
+            let job = ObjectPath::try_from(job).unwrap();
+            assert_eq!(returned(&mut systemd, call, &reply(call, ":1.0", &job)), Some(Vec::new()));
+        }
+        assert_eq!(ended(&mut systemd, "/job/1"), []);
+        assert_eq!(systemd.signalled(&removed(":1.66", "/job/2")).unwrap().events, []);
+        // Nor one that says it is systemd now.
+        let claim = |sender: &'static str, new: &str| {
+            let signal = Message::signal("/org/freedesktop/DBus", BUS, "NameOwnerChanged").sender(sender);
+            signal.build(&(SYSTEMD, "", new)).unwrap()
+        };
+        systemd.signalled(&claim(":1.66", ":1.66")).unwrap();
+        assert_eq!(systemd.signalled(&removed(":1.66", "/job/2")).unwrap().events, []);
+        // Systemd has executed itself anew: it has another connection, and the same jobs.
+        let again = systemd.signalled(&claim(BUS, ":1.7")).unwrap().calls;
+        assert_eq!(again[0].header().member().unwrap().as_str(), "Subscribe");
+        assert_eq!(systemd.signalled(&removed(":1.0", "/job/2")).unwrap().events, []);
+        let quiet = systemd.signalled(&removed(":1.7", "/job/2")).unwrap().events;
+        assert_eq!(quiet, [(1, Event::Quiesced { epoch: Epoch(5) })]);
+    }
+
+    #[test]
+    fn a_systemd_that_does_not_answer_is_told_the_last_order_when_it_does() {
+        let targets =
+            Targets { s0: vec!["s0".to_owned()], s2: vec!["s2".to_owned()], s5: vec!["s5".to_owned()] };
+        let mut systemd = Systemd::new(vec![targets], vec![vec!["a.service".to_owned()]]);
+        let mut sent = Vec::new();
+        for _ in 0..1000 {
+            sent.extend(systemd.order(0, UnitOrder::Start(Target::S0)).unwrap());
+            sent.extend(systemd.unquiesce(0).unwrap());
+        }
+        assert_eq!(sent.len(), 2 * MOST_OF_ONE);
+        let job = ObjectPath::try_from("/job/1").unwrap();
+        let last = sent.last().unwrap();
+        let after = systemd.returned(serial(last), &reply(last, ":1.0", &job)).unwrap().unwrap().calls;
+        let unit = |call: &Message| call.body().deserialize::<(String, String)>().unwrap().0;
+        assert_eq!(after.iter().map(unit).collect::<Vec<_>>(), ["a.service"]);
+        let last = sent.iter().rev().find(|call| unit(call) == "s0").unwrap();
+        let after = systemd.returned(serial(last), &reply(last, ":1.0", &job)).unwrap().unwrap().calls;
+        assert_eq!(after.iter().map(unit).collect::<Vec<_>>(), ["s0"]);
     }
 
     #[test]

@@ -3,21 +3,25 @@
 //!
 //! Owns: for each property its service (as the object mapper says), that service's unique name, and the last value. Only
 //! the owner's word counts. A peer may be absent, appear, restart, answer errors or never: until it says something
-//! the value is `None`. Must never: wait, judge a value, or ask again by itself what was answered with an error.
+//! the value is `None`. What was answered with an error, or not at all, is asked again after a pause; what is not there, when it is
+//! announced. However much is signalled, one question of a kind is under way for each. Must never: wait, or judge a value.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroU32,
 };
 
-use zbus::{Message, ObjectPath, Variant, message::Type};
+use zbus::{Message, ObjectPath, Variant};
 
-use crate::adapters::{
-    dispatch::PROPERTIES,
-    peer::{
-        self, BUS, INTROSPECTED, MAPPER, Pending, changes, introspected, objects, owner_changes, subscribe,
-        who_serves,
+use crate::{
+    adapters::{
+        names::PROPERTIES,
+        peer::{
+            self, BUS, INTROSPECTED, MAPPER, Moment, Pending, Says, Speaker, call_bus, changes, earlier,
+            introspected, objects, owner_changes, subscribe, who_serves,
+        },
     },
+    logic::{patience::Backoff, time::Time},
 };
 
 /// A value of one of the types that are followed.
@@ -53,13 +57,37 @@ struct Item {
     property: &'static str,
     /// The service that the mapper names.
     service: Option<String>,
+    /// It has left the bus: another one may have the object by now, and need not announce it.
+    left: bool,
     /// Its unique name, once it has answered or the bus has said.
     owner: Option<String>,
     value: Option<Plain>,
+    service_is: Question,
+    value_is: Question,
+}
+
+/// A question that is asked again when there is reason to.
+#[derive(Debug, Default)]
+struct Question {
+    /// There was a reason while it was under way.
+    again: bool,
+    retry: Backoff,
+}
+
+impl Question {
+    /// It was answered; whether it has to be asked again at once.
+    fn answered(&mut self, says: Says) -> bool {
+        if says == Says::Failed {
+            self.retry.failed();
+        } else {
+            self.retry.reset();
+        }
+        std::mem::take(&mut self.again)
+    }
 }
 
 /// What a reply of theirs is about.
-#[derive(Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Awaited {
     Service(usize),
     Value(usize),
@@ -74,8 +102,6 @@ pub(crate) struct Told {
     pub(crate) news: Vec<(usize, Option<Plain>)>,
     /// Items whose service has just been found, has restarted, or has announced the object again.
     pub(crate) appeared: Vec<usize>,
-    /// Items that nobody has.
-    pub(crate) absent: Vec<usize>,
 }
 
 /// The properties of one adapter, by their position.
@@ -83,6 +109,7 @@ pub(crate) struct Told {
 pub(crate) struct Watched {
     items: Vec<Item>,
     awaited: Pending<Awaited>,
+    mapper: Speaker,
     /// Services whose coming and going is subscribed to.
     followed: BTreeSet<String>,
 }
@@ -91,7 +118,17 @@ impl Watched {
     /// Follows one more; its position.
     pub(crate) fn add(&mut self, path: &str, interface: &'static str, property: &'static str) -> usize {
         let path = path.to_owned();
-        self.items.push(Item { path, interface, property, service: None, owner: None, value: None });
+        self.items.push(Item {
+            path,
+            interface,
+            property,
+            service: None,
+            left: false,
+            owner: None,
+            value: None,
+            service_is: Question::default(),
+            value_is: Question::default(),
+        });
         self.items.len() - 1
     }
 
@@ -122,22 +159,37 @@ impl Watched {
         Ok(calls)
     }
 
-    /// Asks the mapper who has it.
+    /// Asks the mapper who has it, now or when it has answered.
     fn look_up(&mut self, index: usize) -> zbus::Result<Option<Message>> {
-        let Some(item) = self.items.get(index) else { return Ok(None) };
-        let call = who_serves(&item.path, item.interface)?;
-        // Only the newest question counts.
-        self.awaited.forget(|asked| matches!(asked, Awaited::Service(other) if *other == index));
-        self.awaited.add(&call, Awaited::Service(index));
-        Ok(Some(call))
+        let about = Awaited::Service(index);
+        let under_way = self.awaited.any(|asked| *asked == about);
+        let Some(item) = self.items.get_mut(index) else { return Ok(None) };
+        if under_way {
+            item.service_is.again = true;
+            return Ok(None);
+        }
+        let call = self.awaited.send(who_serves(&item.path, item.interface)?, about);
+        if call.is_none() {
+            item.service_is.retry.failed();
+        }
+        Ok(call)
     }
 
-    /// Reads it again.
-    pub(crate) fn read(&mut self, index: usize) -> zbus::Result<Option<Message>> {
+    /// Reads it again, now or when what was asked before is answered.
+    fn read(&mut self, index: usize) -> zbus::Result<Option<Message>> {
+        let about = Awaited::Value(index);
+        let under_way = self.awaited.any(|asked| *asked == about);
         let Some(call) = self.get(index)? else { return Ok(None) };
-        self.awaited.forget(|asked| matches!(asked, Awaited::Value(other) if *other == index));
-        self.awaited.add(&call, Awaited::Value(index));
-        Ok(Some(call))
+        let Some(item) = self.items.get_mut(index) else { return Ok(None) };
+        if under_way {
+            item.value_is.again = true;
+            return Ok(None);
+        }
+        let call = self.awaited.send(call, about);
+        if call.is_none() {
+            item.value_is.retry.failed();
+        }
+        Ok(call)
     }
 
     /// A call that reads it, whose reply is the caller's.
@@ -161,48 +213,96 @@ impl Watched {
     /// A reply; `None` if it is not one to a call of ours.
     pub(crate) fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Told>> {
         let asked = self.awaited.take(serial)?;
-        let good = reply.message_type() == Type::MethodReturn;
-        Some(match asked {
-            Awaited::Service(index) => self.found(index, reply, good),
-            Awaited::Value(index) => Ok(self.answered(index, reply, good)),
-        })
+        Some(self.answered(asked, Some(reply)))
     }
 
-    fn found(&mut self, index: usize, reply: &Message, good: bool) -> zbus::Result<Told> {
+    /// Gives up waiting for answers that do not come, and asks again what failed.
+    pub(crate) fn tick(&mut self, now: Moment) -> zbus::Result<Told> {
         let mut told = Told::default();
-        let body = reply.body();
-        let services: BTreeMap<String, Vec<String>> =
-            if good { body.deserialize().unwrap_or_default() } else { BTreeMap::new() };
-        let Some(item) = self.items.get_mut(index) else { return Ok(told) };
-        let Some(service) = services.into_keys().next() else {
-            if item.service.is_none() {
-                told.absent.push(index);
+        for asked in self.awaited.unanswered(now) {
+            let Told { calls, news, appeared } = self.answered(asked, None)?;
+            told.calls.extend(calls);
+            told.news.extend(news);
+            told.appeared.extend(appeared);
+        }
+        for index in 0..self.items.len() {
+            let Some(item) = self.items.get_mut(index) else { continue };
+            let (service, value) = (item.service_is.retry.tick(now.now), item.value_is.retry.tick(now.now));
+            if service {
+                told.calls.extend(self.look_up(index)?);
             }
-            return Ok(told);
-        };
+            if value {
+                told.calls.extend(self.read(index)?);
+            }
+        }
+        Ok(told)
+    }
+
+    /// When to call [`Watched::tick`] next.
+    pub(crate) fn wake_at(&self) -> Option<Time> {
+        let of = |item: &Item| earlier(item.service_is.retry.wake_at(), item.value_is.retry.wake_at());
+        earlier(self.awaited.wake_at(), self.items.iter().filter_map(of).min())
+    }
+
+    /// An answer, or that there is none.
+    fn answered(&mut self, asked: Awaited, reply: Option<&Message>) -> zbus::Result<Told> {
+        match asked {
+            Awaited::Service(index) => self.found(index, reply),
+            Awaited::Value(index) => self.value_read(index, reply),
+        }
+    }
+
+    fn found(&mut self, index: usize, reply: Option<&Message>) -> zbus::Result<Told> {
+        let mut told = Told::default();
+        let says = Says::of(reply);
+        if let Some(reply) = reply {
+            self.mapper.replied(reply);
+        }
+        let good = reply.filter(|_| says == Says::Good).map(Message::body);
+        let services = good.and_then(|body| body.deserialize::<BTreeMap<String, Vec<String>>>().ok());
+        let says = says.understood(services.is_some());
+        let Some(item) = self.items.get_mut(index) else { return Ok(told) };
+        if item.service_is.answered(says) {
+            told.calls.extend(self.look_up(index)?);
+        }
+        let Some(service) = services.unwrap_or_default().into_keys().next() else { return Ok(told) };
+        let Some(item) = self.items.get_mut(index) else { return Ok(told) };
         if item.service.as_ref() != Some(&service) {
             item.service = Some(service.clone());
             item.owner = None;
+            self.awaited.forget(|asked| *asked == Awaited::Value(index));
         }
+        item.left = false;
         if self.followed.insert(service.clone()) {
             told.calls.push(subscribe(&owner_changes(&service))?);
+        }
+        let used = |name: &String| self.items.iter().any(|item| item.service.as_ref() == Some(name));
+        let (used, left) = std::mem::take(&mut self.followed).into_iter().partition::<BTreeSet<_>, _>(used);
+        self.followed = used;
+        for name in left {
+            told.calls.push(call_bus("RemoveMatch", &owner_changes(&name).as_str())?);
         }
         told.appeared.push(index);
         told.calls.extend(self.read(index)?);
         Ok(told)
     }
 
-    fn answered(&mut self, index: usize, reply: &Message, good: bool) -> Told {
+    fn value_read(&mut self, index: usize, reply: Option<&Message>) -> zbus::Result<Told> {
         let mut told = Told::default();
-        let Some(item) = self.items.get_mut(index) else { return told };
-        let body = reply.body();
-        let value = if good { body.deserialize::<Variant<'_>>().ok() } else { None };
-        if good {
+        let says = Says::of(reply);
+        let Some(item) = self.items.get_mut(index) else { return Ok(told) };
+        let good = reply.filter(|_| says == Says::Good);
+        if let Some(reply) = good {
             item.owner = reply.header().sender().map(|sender| sender.as_str().to_owned());
         }
+        let body = good.map(Message::body);
+        let value = body.as_ref().and_then(|body| body.deserialize::<Variant<'_>>().ok());
         item.value = value.as_ref().map(Plain::of);
         told.news.push((index, item.value.clone()));
-        told
+        if item.value_is.answered(says.understood(value.is_some())) {
+            told.calls.extend(self.read(index)?);
+        }
+        Ok(told)
     }
 
     /// A signal, of whatever kind and from whomever.
@@ -224,9 +324,9 @@ impl Watched {
                 }
             }
             // A service has come, and the mapper knows by now what it has. (When its name gets an owner, it does not.)
-            INTROSPECTED => {
+            INTROSPECTED if self.mapper.is(sender.as_str()) => {
                 for index in 0..self.items.len() {
-                    if self.items.get(index).is_some_and(|item| item.service.is_none()) {
+                    if self.items.get(index).is_some_and(|item| item.service.is_none() || item.left) {
                         told.calls.extend(self.look_up(index)?);
                     }
                 }
@@ -239,40 +339,50 @@ impl Watched {
                 }
             }
             "InterfacesRemoved" => {
-                let Ok((removed, interfaces)) = body.deserialize::<(ObjectPath<'_>, Vec<&str>)>() else {
-                    return Ok(told);
-                };
-                for index in self.at(removed.as_str()) {
-                    let Some(item) = self.items.get_mut(index) else { continue };
-                    if interfaces.contains(&item.interface) && item.owner.as_deref() == Some(sender.as_str())
-                    {
-                        item.value = None;
-                        told.news.push((index, None));
-                    }
+                if let Ok((removed, interfaces)) = body.deserialize::<(ObjectPath<'_>, Vec<&str>)>() {
+                    self.removed(sender.as_str(), removed.as_str(), &interfaces, &mut told);
                 }
             }
             "PropertiesChanged" => {
-                let Ok((interface, changed, invalidated)) =
-                    body.deserialize::<(&str, BTreeMap<&str, Variant<'_>>, Vec<&str>)>()
-                else {
-                    return Ok(told);
-                };
-                for index in self.at(path.as_str()) {
-                    let Some(item) = self.items.get_mut(index) else { continue };
-                    if item.interface != interface || item.owner.as_deref() != Some(sender.as_str()) {
-                        continue;
-                    }
-                    if let Some(value) = changed.get(item.property) {
-                        item.value = Some(Plain::of(value));
-                        told.news.push((index, item.value.clone()));
-                    } else if invalidated.contains(&item.property) {
-                        told.calls.extend(self.read(index)?);
-                    }
+                if let Ok(changed) = body.deserialize() {
+                    self.changed(sender.as_str(), path.as_str(), changed, &mut told)?;
                 }
             }
             _ => {}
         }
         Ok(told)
+    }
+
+    fn removed(&mut self, sender: &str, path: &str, interfaces: &[&str], told: &mut Told) {
+        for index in self.at(path) {
+            let Some(item) = self.items.get_mut(index) else { continue };
+            if interfaces.contains(&item.interface) && item.owner.as_deref() == Some(sender) {
+                item.value = None;
+                told.news.push((index, None));
+            }
+        }
+    }
+
+    fn changed(
+        &mut self,
+        sender: &str,
+        path: &str,
+        (interface, changed, invalidated): (&str, BTreeMap<&str, Variant<'_>>, Vec<&str>),
+        told: &mut Told,
+    ) -> zbus::Result<()> {
+        for index in self.at(path) {
+            let Some(item) = self.items.get_mut(index) else { continue };
+            if item.interface != interface || item.owner.as_deref() != Some(sender) {
+                continue;
+            }
+            if let Some(value) = changed.get(item.property) {
+                item.value = Some(Plain::of(value));
+                told.news.push((index, item.value.clone()));
+            } else if invalidated.contains(&item.property) {
+                told.calls.extend(self.read(index)?);
+            }
+        }
+        Ok(())
     }
 
     /// The items at this path.
@@ -282,13 +392,28 @@ impl Watched {
     }
 
     fn owner_changed(&mut self, name: &str, new: &str, told: &mut Told) -> zbus::Result<()> {
+        if name == MAPPER {
+            self.mapper.changed(new);
+        }
         for index in 0..self.items.len() {
             let Some(item) = self.items.get_mut(index) else { continue };
-            if name == MAPPER && !new.is_empty() && item.service.is_none() {
-                told.calls.extend(self.look_up(index)?);
+            if name == MAPPER {
+                // One that went away answers nothing any more.
+                let about = Awaited::Service(index);
+                let ask = item.service.is_none()
+                    || item.service_is.again
+                    || self.awaited.any(|asked| *asked == about);
+                self.awaited.forget(|asked| *asked == about);
+                item.service_is = Question { again: ask && new.is_empty(), retry: Backoff::default() };
+                if ask && !new.is_empty() {
+                    told.calls.extend(self.look_up(index)?);
+                }
             } else if item.service.as_deref() == Some(name) {
                 item.owner = (!new.is_empty()).then(|| new.to_owned());
+                item.left = new.is_empty();
                 item.value = None;
+                item.value_is = Question::default();
+                self.awaited.forget(|asked| *asked == Awaited::Value(index));
                 told.news.push((index, None));
                 if !new.is_empty() {
                     told.appeared.push(index);
@@ -323,9 +448,12 @@ pub(crate) mod doubles {
 
     /// An error in place of a reply.
     pub(crate) fn failed(call: &Message) -> Message {
-        Message::error(&call.header(), "xyz.openbmc_project.Common.Error.ResourceNotFound")
-            .build(&("no",))
-            .unwrap()
+        refused(call, "xyz.openbmc_project.Common.Error.ResourceNotFound")
+    }
+
+    /// This error in place of a reply.
+    pub(crate) fn refused(call: &Message, error: &'static str) -> Message {
+        Message::error(&call.header(), error).sender(":1.1").build(&("no",)).unwrap()
     }
 
     /// PropertiesChanged of one property.
@@ -359,120 +487,4 @@ pub(crate) mod doubles {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{doubles::*, *};
-    use crate::adapters::peer::{MAPPER_PATH, MAPPER_PRIVATE};
-
-    const PATH: &str = "/xyz/openbmc_project/sensors/power/CPU0";
-    const VALUE: &str = "xyz.openbmc_project.Sensor.Value";
-
-    fn watched() -> Watched {
-        let mut watched = Watched::default();
-        watched.add(PATH, VALUE, "Value");
-        watched
-    }
-
-    /// Brings it to the first value, 5.0, of `:1.7`, which is `the.service`.
-    fn running() -> Watched {
-        let mut watched = watched();
-        let begin = watched.start().unwrap();
-        let [question] = calls(&begin, "GetObject")[..] else { panic!("{begin:?}") };
-        let told = watched.returned(serial(question), &owned_by(question, "the.service")).unwrap().unwrap();
-        assert_eq!(told.appeared, [0]);
-        let [get] = calls(&told.calls, "Get")[..] else { panic!("{told:?}") };
-        let value = reply(get, ":1.7", &Variant::from(5.0));
-        let told = watched.returned(serial(get), &value).unwrap().unwrap();
-        assert_eq!(told.news, [(0, Some(Plain::Double(5.0)))]);
-        watched
-    }
-
-    #[test]
-    fn found_read_and_followed() {
-        let mut watched = running();
-        assert_eq!(watched.value(0), Some(&Plain::Double(5.0)));
-        let signal = changed(":1.7", PATH, VALUE, "Value", Variant::from(6.5));
-        assert_eq!(watched.signalled(&signal).unwrap().news, [(0, Some(Plain::Double(6.5)))]);
-        // Another one's word does not count, nor another interface's.
-        let other = changed(":1.8", PATH, VALUE, "Value", Variant::from(0.0));
-        assert_eq!(watched.signalled(&other).unwrap().news, []);
-        let other = changed(":1.7", PATH, "another.Interface", "Value", Variant::from(0.0));
-        assert_eq!(watched.signalled(&other).unwrap().news, []);
-        assert_eq!(watched.value(0), Some(&Plain::Double(6.5)));
-    }
-
-    /// One that announces nothing itself: the mapper says when it knows it.
-    #[test]
-    fn a_service_that_comes_late_is_found_when_the_mapper_knows_it() {
-        let mapped = Message::signal(MAPPER_PATH, MAPPER_PRIVATE, INTROSPECTED);
-        let mapped = mapped.sender(":1.1").build(&"the.service").unwrap();
-        let mut watched = watched();
-        let begin = watched.start().unwrap();
-        let [question] = calls(&begin, "GetObject")[..] else { panic!("{begin:?}") };
-        let told = watched.returned(serial(question), &failed(question)).unwrap().unwrap();
-        assert_eq!(told.absent, [0]);
-        let told = watched.signalled(&mapped).unwrap();
-        let [question] = calls(&told.calls, "GetObject")[..] else { panic!("{told:?}") };
-        let told = watched.returned(serial(question), &owned_by(question, "the.service")).unwrap().unwrap();
-        assert_eq!(told.appeared, [0]);
-        // Once it is found, other services do not matter.
-        assert!(watched.signalled(&mapped).unwrap().calls.is_empty());
-    }
-
-    #[test]
-    fn a_service_that_restarts_is_read_anew() {
-        let mut watched = running();
-        let told = watched.signalled(&owner("the.service", "")).unwrap();
-        assert_eq!((told.news.as_slice(), watched.value(0)), ([(0, None)].as_slice(), None));
-        let told = watched.signalled(&owner("the.service", ":1.9")).unwrap();
-        assert_eq!((told.appeared.as_slice(), calls(&told.calls, "Get").len()), ([0].as_slice(), 1));
-        let old = changed(":1.7", PATH, VALUE, "Value", Variant::from(1.0));
-        assert_eq!(watched.signalled(&old).unwrap().news, []);
-    }
-
-    #[test]
-    fn a_mapper_that_comes_later_is_asked_again_and_errors_are_no_value() {
-        let mut watched = watched();
-        let begin = watched.start().unwrap();
-        let question = calls(&begin, "GetObject")[0];
-        let told = watched.returned(serial(question), &failed(question)).unwrap().unwrap();
-        assert_eq!((told.absent.as_slice(), told.appeared.as_slice()), ([0].as_slice(), [].as_slice()));
-        let told = watched.signalled(&owner(MAPPER, ":1.1")).unwrap();
-        let question = calls(&told.calls, "GetObject")[0];
-        let told = watched.returned(serial(question), &owned_by(question, "the.service")).unwrap().unwrap();
-        let get = calls(&told.calls, "Get")[0];
-        let told = watched.returned(serial(get), &failed(get)).unwrap().unwrap();
-        assert_eq!(told.news, [(0, None)]);
-        assert!(watched.returned(serial(get), &failed(get)).is_none());
-    }
-
-    #[test]
-    fn an_object_that_is_announced_is_looked_up_again() {
-        let mut watched = running();
-        let path = ObjectPath::try_from(PATH).unwrap();
-        let interfaces: BTreeMap<&str, BTreeMap<&str, Variant<'_>>> = BTreeMap::new();
-        let signal = Message::signal("/", "org.freedesktop.DBus.ObjectManager", "InterfacesAdded")
-            .sender(":1.7")
-            .build(&(path, interfaces))
-            .unwrap();
-        let told = watched.signalled(&signal).unwrap();
-        assert_eq!(calls(&told.calls, "GetObject").len(), 1);
-    }
-
-    #[test]
-    fn an_object_that_is_removed_takes_its_value_with_it() {
-        let mut watched = running();
-        let removed = |sender: &'static str, interface: &'static str| {
-            let path = ObjectPath::try_from(PATH).unwrap();
-            Message::signal("/", "org.freedesktop.DBus.ObjectManager", "InterfacesRemoved")
-                .sender(sender)
-                .build(&(path, vec![interface]))
-                .unwrap()
-        };
-        // Another one's word does not count, nor another interface's.
-        for signal in [removed(":1.8", VALUE), removed(":1.7", "another.Interface")] {
-            assert_eq!(watched.signalled(&signal).unwrap().news, []);
-        }
-        assert_eq!(watched.signalled(&removed(":1.7", VALUE)).unwrap().news, [(0, None)]);
-        assert_eq!(watched.value(0), None);
-    }
-}
+mod tests;

@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From what the file says to what the daemon works with: the rules between keys, and the warnings.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Bus, Events, Evidence, Fans, Host, Limits, Sensor, Settings, Source, SpdMux, Targets, Timing,
-    keys::{self, Config, Device, Group, PostComplete},
+    json::Json,
+    keys::{self, Config, Device, Group, PostComplete, SpdPage},
     problem::Problems,
-    value::{Celsius, List, ObjectPath, UnitName, Value, Whole},
+    settings::{Settings, settings},
+    value::{Celsius, List, ObjectPath, UnitName, Value},
 };
 
+/// More buses than a BMC has with all its muxes; each may be a thread.
+const MOST_BUSES: usize = 256;
+/// More files than anybody looks at. They share a few threads, but each step of the event loop looks at all.
+const MOST_FILES: usize = 256;
 /// IPMI's names are this long.
 const IPMI_NAME: usize = 16;
 
@@ -92,7 +93,22 @@ impl Hosts {
 }
 
 fn check_host(host: &keys::Host, at: &str, problems: &mut Problems, warnings: &mut Problems) {
-    let evidence = &host.evidence;
+    check_evidence(&host.evidence, at, problems, warnings);
+    let cap = host.timing.ack_cap_ms;
+    if cap.0 > keys::ACK_CAP_MS && host.quiesce.whole && host.quiesce.items.is_empty() {
+        problems.found(
+            &format!("{at}.timing.ack_cap_ms"),
+            &cap.write(),
+            "a host must not wait this long unless units are quiesced meanwhile",
+            format!("give at most {}, or list the units in quiesce", keys::ACK_CAP_MS),
+        );
+    }
+    check_targets(&host.targets, at, problems);
+    check_fans(&host.fans, at, problems);
+    check_twice(&host.quiesce, &format!("{at}.quiesce"), problems);
+}
+
+fn check_evidence(evidence: &keys::Evidence, at: &str, problems: &mut Problems, warnings: &mut Problems) {
     let trusted = evidence.post_complete == PostComplete::Trusted;
     let unclear = problems.told(&format!("{at}.evidence.post_complete"));
     if evidence.s0_from_post_complete && !trusted && !unclear {
@@ -110,18 +126,9 @@ fn check_host(host: &keys::Host, at: &str, problems: &mut Problems, warnings: &m
             "wire POST complete and trust it, or use firmware that reports S2",
         );
     }
+}
 
-    let cap = host.timing.ack_cap_ms;
-    if cap.0 > keys::ACK_CAP_MS && host.quiesce.whole && host.quiesce.items.is_empty() {
-        problems.found(
-            &format!("{at}.timing.ack_cap_ms"),
-            &cap.write(),
-            "a host must not wait this long unless units are quiesced meanwhile",
-            format!("give at most {}, or list the units in quiesce", keys::ACK_CAP_MS),
-        );
-    }
-
-    let targets = &host.targets;
+fn check_targets(targets: &keys::Targets, at: &str, problems: &mut Problems) {
     let named = [("s0", &targets.s0), ("s2", &targets.s2), ("s5", &targets.s5)];
     for (index, (key, unit)) in named.iter().enumerate() {
         let Some(unit) = unit else { continue };
@@ -135,8 +142,9 @@ fn check_host(host: &keys::Host, at: &str, problems: &mut Problems, warnings: &m
             );
         }
     }
+}
 
-    let fans = &host.fans;
+fn check_fans(fans: &keys::Fans, at: &str, problems: &mut Problems) {
     let given = |list: &List<ObjectPath>| !list.whole || !list.items.is_empty();
     if given(&fans.zones) && !given(&fans.guard_sensors) {
         problems.add(
@@ -164,7 +172,6 @@ fn check_host(host: &keys::Host, at: &str, problems: &mut Problems, warnings: &m
     check_twice(&fans.zones, &format!("{at}.fans.zones"), problems);
     check_twice(&fans.pwm, &format!("{at}.fans.pwm"), problems);
     check_twice(&fans.guard_sensors, &format!("{at}.fans.guard_sensors"), problems);
-    check_twice(&host.quiesce, &format!("{at}.quiesce"), problems);
 }
 
 fn check_twice<T: Value + PartialEq>(list: &List<T>, at: &str, problems: &mut Problems) {
@@ -193,8 +200,13 @@ fn check_muxes(hosts: &List<keys::Host>, problems: &mut Problems) {
 
 fn check_buses(config: &Config, hosts: &Hosts, problems: &mut Problems, warnings: &mut Problems) {
     let mut numbers = BTreeSet::new();
-    for (index, bus) in config.buses.iter() {
+    for (place, (index, bus)) in config.buses.iter().enumerate() {
         let at = format!("buses[{index}]");
+        // Told once.
+        if place == MOST_BUSES {
+            let wrong = format!("it is one of more than {MOST_BUSES} buses");
+            problems.found(&format!("{at}.bus"), &bus.bus.write(), wrong, "list those of the DIMMs");
+        }
         if !numbers.insert(bus.bus) {
             problems.found(
                 &format!("{at}.bus"),
@@ -221,6 +233,7 @@ fn check_buses(config: &Config, hosts: &Hosts, problems: &mut Problems, warnings
                 "give less",
             );
         }
+        check_spd_page(config, bus, &at, warnings);
         let Some(listed) = &bus.hosts else { continue };
         let used = !config.sensors.whole || config.sensors.values().any(|sensor| sensor.bus == Some(bus.bus));
         if listed.whole && listed.items.is_empty() && !used {
@@ -242,10 +255,26 @@ fn check_buses(config: &Config, hosts: &Hosts, problems: &mut Problems, warnings
     }
 }
 
+fn check_spd_page(config: &Config, bus: &keys::Bus, at: &str, warnings: &mut Problems) {
+    // One that is read in POST too may not be written to then, and so never is.
+    let hub = |sensor: &keys::Sensor| {
+        sensor.bus == Some(bus.bus) && sensor.device == Device::Spd5118 && sensor.group != Group::Thermal
+    };
+    if bus.spd_page == SpdPage::Reset && config.sensors.whole && !config.sensors.values().any(hub) {
+        warnings.found(
+            &format!("{at}.spd_page"),
+            &bus.spd_page.write(),
+            "no spd5118 in the group dimm or s0 is on this bus: no page is selected here",
+            "leave it out",
+        );
+    }
+}
+
 fn check_sensors(config: &Config, hosts: &Hosts, problems: &mut Problems, warnings: &mut Problems) {
     let mut names = BTreeSet::new();
     let mut places = BTreeMap::new();
     let mut paths = BTreeSet::new();
+    let mut files = 0;
     for (index, sensor) in config.sensors.iter() {
         let at = format!("sensors[{index}]");
         let name = &sensor.name;
@@ -282,30 +311,40 @@ fn check_sensors(config: &Config, hosts: &Hosts, problems: &mut Problems, warnin
         check_channel(sensor, &at, problems);
         if let (Some(bus), Some(address)) = (sensor.bus, sensor.address) {
             let here: &mut Vec<_> = places.entry((bus, address.0)).or_default();
-            let at = format!("{at}.address");
-            if here.iter().any(|(device, _)| *device != sensor.device) {
-                let wrong = format!("another sensor on bus {} has another device at this address", bus.0);
-                problems.found(&at, &address.write(), wrong, "correct the address or the device of one");
-            } else if here.contains(&(sensor.device, channel(sensor))) {
-                let one_only = channels(sensor.device).is_none();
-                let remedy =
-                    if one_only { "give each its own" } else { "give each its own, or another channel" };
-                let wrong = format!("another sensor on bus {} has this address", bus.0);
-                problems.found(&at, &address.write(), wrong, remedy);
-            }
+            check_neighbours(here, sensor, (bus.0, &address.write()), &format!("{at}.address"), problems);
             here.push((sensor.device, channel(sensor)));
         }
-        if let Some(path) = &sensor.path
-            && !paths.insert(path)
-        {
-            problems.found(
-                &format!("{at}.path"),
-                &path.write(),
-                "another sensor reads this file",
-                "give each its own",
-            );
+        if let Some(path) = &sensor.path {
+            let at = format!("{at}.path");
+            files += 1;
+            // Told once.
+            if files == MOST_FILES + 1 {
+                let wrong = format!("it is one of more than {MOST_FILES} files");
+                problems.found(&at, &path.write(), wrong, "leave out those that nobody looks at");
+            }
+            if !paths.insert(path) {
+                problems.found(&at, &path.write(), "another sensor reads this file", "give each its own");
+            }
         }
         check_limits(sensor, &at, problems);
+    }
+}
+
+/// The sensors that share its address on its bus, as device and channel.
+fn check_neighbours(
+    here: &[(Device, u32)],
+    sensor: &keys::Sensor,
+    (bus, address): (u32, &Json),
+    at: &str,
+    problems: &mut Problems,
+) {
+    if here.iter().any(|(device, _)| *device != sensor.device) {
+        let wrong = format!("another sensor on bus {bus} has another device at this address");
+        problems.found(at, address, wrong, "correct the address or the device of one");
+    } else if here.contains(&(sensor.device, channel(sensor))) {
+        let one_only = channels(sensor.device).is_none();
+        let remedy = if one_only { "give each its own" } else { "give each its own, or another channel" };
+        problems.found(at, address, format!("another sensor on bus {bus} has this address"), remedy);
     }
 }
 
@@ -334,6 +373,37 @@ fn check_source(config: &Config, hosts: &Hosts, sensor: &keys::Sensor, at: &str,
         return;
     }
     let or_path = if sensor.device == Device::Hwmon { ", or a path in place of bus and address" } else { "" };
+    check_bus(config, hosts, sensor, or_path, at, problems);
+    // JEDEC TSE2004av and SPD5118: the rest of the address is fixed.
+    let range = match sensor.device {
+        Device::Jc42 => Some((0x18, 0x1f)),
+        Device::Spd5118 => Some((0x50, 0x57)),
+        Device::Sbtsi | Device::Tmp75 | Device::Lm75 | Device::Tmp421 | Device::Pmbus | Device::Hwmon => None,
+    };
+    match (sensor.address, range) {
+        (None, _) => problems.missing(
+            &format!("{at}.address"),
+            "missing",
+            format!("give its address on the bus, as \"0x18\"{or_path}"),
+        ),
+        (Some(address), Some((first, last))) if !(first..=last).contains(&address.0) => problems.found(
+            &format!("{at}.address"),
+            &address.write(),
+            format!("no {} is there", sensor.device.word()),
+            format!("give \"{first:#x}\" to \"{last:#x}\""),
+        ),
+        (Some(_), _) => {}
+    }
+}
+
+fn check_bus(
+    config: &Config,
+    hosts: &Hosts,
+    sensor: &keys::Sensor,
+    or_path: &str,
+    at: &str,
+    problems: &mut Problems,
+) {
     match sensor.bus {
         None => problems.missing(
             &format!("{at}.bus"),
@@ -360,26 +430,6 @@ fn check_source(config: &Config, hosts: &Hosts, sensor: &keys::Sensor, at: &str,
             }
             Some(_) | None => {}
         },
-    }
-    // JEDEC TSE2004av and SPD5118: the rest of the address is fixed.
-    let range = match sensor.device {
-        Device::Jc42 => Some((0x18, 0x1f)),
-        Device::Spd5118 => Some((0x50, 0x57)),
-        Device::Sbtsi | Device::Tmp75 | Device::Lm75 | Device::Tmp421 | Device::Pmbus | Device::Hwmon => None,
-    };
-    match (sensor.address, range) {
-        (None, _) => problems.missing(
-            &format!("{at}.address"),
-            "missing",
-            format!("give its address on the bus, as \"0x18\"{or_path}"),
-        ),
-        (Some(address), Some((first, last))) if !(first..=last).contains(&address.0) => problems.found(
-            &format!("{at}.address"),
-            &address.write(),
-            format!("no {} is there", sensor.device.word()),
-            format!("give \"{first:#x}\" to \"{last:#x}\""),
-        ),
-        (Some(_), _) => {}
     }
 }
 
@@ -447,120 +497,5 @@ fn check_limits(sensor: &keys::Sensor, at: &str, problems: &mut Problems) {
             );
         }
         below = (key, value);
-    }
-}
-
-fn settings(config: &Config) -> Settings {
-    let sensors: Vec<Sensor> = config.sensors.values().filter_map(sensor).collect();
-    let hosts = config.hosts.values().map(|host| {
-        let has_dimms = sensors.iter().any(|s| s.host == host.id.0 && s.group == Group::Dimm);
-        Host { has_dimms, ..Host::from(host) }
-    });
-    let buses = config.buses.values().map(|bus| Bus {
-        bus: bus.bus.0,
-        hosts: bus.hosts.iter().flat_map(List::values).map(|id| id.0).collect(),
-        timeout: millis(bus.timeout_ms),
-    });
-    Settings {
-        hosts: hosts.collect(),
-        buses: buses.collect(),
-        sensors,
-        events: Events {
-            redfish: config.events.redfish,
-            sel: config.events.sel,
-            logging: config.events.logging,
-        },
-    }
-}
-
-pub(super) fn millis<const MIN: u32, const MAX: u32>(value: Whole<MIN, MAX>) -> Duration {
-    Duration::from_millis(value.0.into())
-}
-
-fn sensor(sensor: &keys::Sensor) -> Option<Sensor> {
-    let source = match &sensor.path {
-        Some(path) => Source::File(PathBuf::from(&path.0)),
-        None => Source::Device { device: sensor.device, bus: sensor.bus?.0, address: sensor.address?.0 },
-    };
-    let limits = |limits: &keys::Limits| Limits {
-        low: limits.low.map(|celsius| celsius.0),
-        high: limits.high.map(|celsius| celsius.0),
-    };
-    Some(Sensor {
-        name: sensor.name.0.clone(),
-        host: sensor.host?.0,
-        group: sensor.group,
-        source,
-        channel: sensor.channel.and_then(|channel| u8::try_from(channel.0).ok()),
-        poll: sensor.poll.0,
-        required: sensor.required,
-        warning: limits(&sensor.warning),
-        critical: limits(&sensor.critical),
-        step: sensor.step.0,
-        hysteresis: sensor.hysteresis.0,
-        chassis: sensor.chassis.as_ref().map(|path| path.0.clone()),
-    })
-}
-
-impl From<&keys::Host> for Host {
-    /// `has_dimms` is the sensors' to say.
-    fn from(host: &keys::Host) -> Self {
-        let paths = |list: &List<ObjectPath>| list.values().map(|path| path.0.clone()).collect();
-        Self {
-            id: host.id.0,
-            evidence: Evidence {
-                post_complete_trusted: host.evidence.post_complete == PostComplete::Trusted,
-                s0_from_post_complete: host.evidence.s0_from_post_complete,
-                s2_from_power_on: host.evidence.s2_from_power_on,
-                host_off_is_off: host.evidence.host_off_is_off,
-            },
-            timing: Timing::new(&host.timing, &host.fans),
-            has_dimms: false,
-            targets: Targets::new(host.id.0, &host.targets),
-            fans: Fans {
-                zones: paths(&host.fans.zones),
-                pwm: paths(&host.fans.pwm),
-                s2_pwm: host.fans.s2_pwm.0,
-                stall_pwm: host.fans.stall_pwm.0,
-                guard_sensors: paths(&host.fans.guard_sensors),
-            },
-            cpu_power_sensor: host.cpu_power_sensor.as_ref().map(|path| path.0.clone()),
-            spd_mux: host
-                .spd_mux
-                .as_ref()
-                .map(|mux| SpdMux { line: mux.line.0.clone(), host_level: mux.host_level.0 == 1 }),
-            quiesce: host.quiesce.values().map(|unit| unit.0.clone()).collect(),
-        }
-    }
-}
-
-impl Timing {
-    pub(super) fn new(timing: &keys::Timing, fans: &keys::Fans) -> Self {
-        Self {
-            ack_cap: millis(timing.ack_cap_ms),
-            settle: timing.settle.0,
-            reset_confirm: timing.reset_confirm.0,
-            host_off: timing.host_off.0,
-            deadline: timing.deadline.0,
-            silent_after: timing.silent_after.0,
-            restore_settle: timing.restore_settle.0,
-            thermal_grace: timing.thermal_grace.0,
-            hold_after: fans.hold_after.0,
-            max_resets: timing.max_resets.0,
-        }
-    }
-}
-
-impl Targets {
-    /// Design 3.6, where a name is not given.
-    fn new(host: u32, targets: &keys::Targets) -> Self {
-        let units = |name: &Option<UnitName>, state: &str| {
-            if let Some(unit) = name {
-                return vec![unit.0.clone()];
-            }
-            let plain = (host == 0).then(|| format!("host-{state}-state.target"));
-            plain.into_iter().chain([format!("host-{state}-state@{host}.target")]).collect()
-        };
-        Self { s0: units(&targets.s0, "s0"), s2: units(&targets.s2, "s2"), s5: units(&targets.s5, "s5") }
     }
 }

@@ -10,8 +10,6 @@ use serde::{
 };
 use serde_json::Number;
 
-use super::problem::Problem;
-
 /// A JSON value.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Json {
@@ -24,21 +22,6 @@ pub(crate) enum Json {
 }
 
 impl Json {
-    /// Reads a whole file. Where it is not JSON, line and column say where.
-    pub(crate) fn parse(text: &[u8]) -> Result<Self, Problem> {
-        serde_json::from_slice(text).map_err(|error| {
-            let position = format!(" at line {} column {}", error.line(), error.column());
-            let message = error.to_string();
-            let wrong = message.strip_suffix(&position).unwrap_or(&message);
-            Problem {
-                at: format!("line {}, column {}", error.line(), error.column()),
-                found: None,
-                wrong: format!("this is not JSON: {wrong}"),
-                remedy: "correct the text there, or just before".to_owned(),
-            }
-        })
-    }
-
     /// As JSON text, for a person.
     pub(crate) fn pretty(&self) -> String {
         serde_json::to_string_pretty(self).unwrap_or_default()

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Every key of the configuration (design section 6): its kind, its default, its meaning. This is the one place.
+//! Every key of the configuration (rules 6): its kind, its default, its meaning. This is the one place.
 //!
 //! The structs are the file as it was read: each value by itself is right. What they mean together is
 //! [`check`](super::check)'s matter. The comments are what the documentation and the JSON Schema say.
@@ -119,6 +119,9 @@ keys! {
         spd_mux: Option<SpdMux> = None,
         /// Units that are stopped before the host is answered. With them `ack_cap_ms` may be up to 3000.
         quiesce: List<UnitName> = List::empty(),
+        /// Its states are written to `BootProgress` where a service has it. phosphor-state-manager keeps the last stage over a reboot of the BMC; if it finds one and
+        /// the host not running under power, it takes that for a boot that went wrong and quiesces the host, which by default reboots it.
+        write_boot_progress: bool = false,
     }
 }
 
@@ -134,6 +137,8 @@ keys_with_defaults! {
         s2_from_power_on: bool = false,
         /// A host that is Off for `host_off` counts as powered off: for boards whose chassis stays on.
         host_off_is_off: bool = false,
+        /// The uids, besides root and the daemon's own, whose words about hosts are believed: power control, BIOS or fan control that does not run as root. One that any host lists is believed for all.
+        trusted_uids: List<Whole<0, 4_294_967_294>> = List::empty(),
     }
 
     /// A host's times and limits.
@@ -198,12 +203,14 @@ keys! {
 
     /// A guarded bus: no transfer on it unless every host that it lists is working with its gate open, or off.
     struct Bus {
-        /// Linux number of the I2C bus; a mux's channel is a bus of its own.
+        /// Linux number of the I2C bus; a mux's channel is a bus of its own. At most 256 are listed.
         bus: Whole<0, 65535>,
         /// The hosts whose DIMMs it carries. `null`: every host. `[]`: none, it only has sensors that are read whenever there is power (`thermal`).
         hosts: Option<List<Whole<0, 255>>> = None,
         /// The kernel's timeout for one transfer in milliseconds, in steps of ten. It applies to every user of that adapter, and below a mux also to the adapters that the mux is on.
         timeout_ms: Whole<10, 1000> = TIMEOUT_MS,
+        /// What is done with the hub of a DDR5 DIMM (`spd5118`) that hides its registers since another page of its memory than 0 is selected. `report`: it is shown as a sensor that failed. `reset`: page 0 is selected, with the gate open only; for boards on which nothing else reads the SPDs then.
+        spd_page: SpdPage = SPD_PAGE,
     }
 
     /// A temperature sensor.
@@ -220,7 +227,7 @@ keys! {
         bus: Option<Whole<0, 65535>> = None,
         /// Its address on that bus, as a string: `"0x18"`.
         address: Option<Address> = None,
-        /// Only for `hwmon`, in place of `bus` and `address`: any file that reads like hwmon's `temp1_input`.
+        /// Only for `hwmon`, in place of `bus` and `address`: any file that reads like hwmon's `temp1_input`. At most 256 sensors have one; they share at most 8 threads, those of one directory one.
         path: Option<FilePath> = None,
         /// Which of the device's sensors: of a `tmp421` 0, the local one, to 3; of a `pmbus` device 1 to 3, for `READ_TEMPERATURE_1` to `_3`; with `hwmon` the number in `temp1_input`. `null`: the first.
         channel: Option<Whole<0, 32>> = None,
@@ -266,8 +273,11 @@ pub(crate) const ACK_CAP_MS: u32 = 250;
 /// The most with `quiesce`.
 pub(crate) const ACK_CAP_QUIESCE_MS: u32 = 3000;
 
-/// A bus's timeout: design 3.3, short by construction.
+/// A bus's timeout: rules 3.3, short by construction.
 pub(crate) const TIMEOUT_MS: Whole<10, 1000> = Whole(30);
+
+/// What is done with an SPD hub's page: nothing.
+pub(crate) const SPD_PAGE: SpdPage = SpdPage::Report;
 
 /// How often a sensor is read.
 pub(crate) const POLL: Seconds = Seconds::whole(1);
@@ -288,6 +298,7 @@ impl Host {
             cpu_power_sensor: None,
             spd_mux: None,
             quiesce: List::empty(),
+            write_boot_progress: false,
         }
     }
 }
@@ -301,7 +312,15 @@ words! {
         Trusted = "trusted",
     }
 
-    /// When a sensor may be read (design 3.1).
+    /// What is done with the hub of a DDR5 DIMM that hides its registers behind another page than 0.
+    pub enum SpdPage {
+        /// It is shown as a sensor that failed.
+        Report = "report",
+        /// Its page 0 is selected.
+        Reset = "reset",
+    }
+
+    /// When a sensor may be read (rules 3.1).
     pub enum Group {
         /// While the gate is open.
         Dimm = "dimm",
@@ -311,7 +330,7 @@ words! {
         S0 = "s0",
     }
 
-    /// What a sensor is (design 3.4).
+    /// What a sensor is (rules 3.4).
     pub enum Device {
         /// JC42.4 or TSE2004, on a DDR4 DIMM.
         Jc42 = "jc42",

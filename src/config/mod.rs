@@ -1,276 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The daemon's settings: design section 6, read and checked.
+//! The daemon's settings: rules 6, read and checked.
 //!
 //! In stages: `json` reads the text, `keys` says for each key what may stand there, what stands there by default
-//! and what it means, `check` looks at the keys together. All that is wrong is told at once. The types here are the
-//! result. Must never: touch anything but the one file, or make use of a configuration that has a mistake.
-//!
-//! A duration is in the daemon's clock, except `ack_cap` and a bus's `timeout`, which are real time.
+//! and what it means, `check` looks at the keys together. All that is wrong is told at once. `settings`
+//! is the result. Must never: touch anything but the one file, or make use of a configuration that has a mistake.
 
 mod check;
 pub(crate) mod json;
 mod keys;
-mod problem;
+pub(crate) mod problem;
 #[cfg(test)]
 mod reference;
+mod settings;
 mod value;
 
 use std::{
     fs::File,
     io::{ErrorKind, Read as _},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use self::{json::Json, problem::Problems, value::Value as _};
 pub use self::{
-    keys::{Device, Group},
+    keys::{Device, Group, SpdPage},
     problem::{Problem, Refused},
+    settings::{
+        Bus, Events, Evidence, Fans, Host, Limits, Sensor, Settings, Source, SpdMux, Targets, Timing,
+    },
 };
+use self::{problem::Problems, value::Value as _};
+use crate::files::{self, Links};
 
 /// Where the configuration is, the first that is there.
 pub const FILES: [&str; 2] = ["/etc/acpi-stated/config.json", "/usr/share/acpi-stated/config.json"];
 /// No configuration is this long; something else is meant.
 const LONGEST: u64 = 1 << 20;
-
-/// Everything the daemon is told.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The hosts, in the order of the configuration.
-    pub hosts: Vec<Host>,
-    /// The guarded buses.
-    pub buses: Vec<Bus>,
-    /// The sensors to publish.
-    pub sensors: Vec<Sensor>,
-    /// Where events go.
-    pub events: Events,
-}
-
-/// One host.
-#[derive(Clone, Debug)]
-pub struct Host {
-    /// The number in its D-Bus paths and unit names.
-    pub id: u32,
-    /// What its power evidence is worth.
-    pub evidence: Evidence,
-    /// Its times.
-    pub timing: Timing,
-    /// Whether `dimm` sensors are configured; the fans wait for one of them to answer.
-    pub has_dimms: bool,
-    /// The units of its states.
-    pub targets: Targets,
-    /// The fans of its DIMMs.
-    pub fans: Fans,
-    /// D-Bus path of the sensor of its CPU power.
-    pub cpu_power_sensor: Option<String>,
-    /// What gives the SPD bus to it.
-    pub spd_mux: Option<SpdMux>,
-    /// Units to stop before a Set that closes the gate is answered.
-    pub quiesce: Vec<String>,
-}
-
-/// What the board's power evidence is worth (design 3.2, rules 7 and 8).
-#[allow(
-    clippy::struct_excessive_bools,
-    reason = "four independent answers about a board, as its configuration gives them"
-)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Evidence {
-    /// `OperatingSystemState` follows POST complete, and nothing else.
-    pub post_complete_trusted: bool,
-    /// A trusted POST complete makes any state `S0_G0_D0`: firmware that never reports.
-    pub s0_from_post_complete: bool,
-    /// Power-on makes an off-like state `S2_D2`: firmware that does not report S2.
-    pub s2_from_power_on: bool,
-    /// A host that is Off for `host_off` counts as chassis Off.
-    pub host_off_is_off: bool,
-}
-
-/// The times of design section 6, and the one limit beside them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Timing {
-    /// The longest a host waits for the answer to its Set, in real time.
-    pub ack_cap: Duration,
-    /// How long all conditions must hold before the gate opens.
-    pub settle: Duration,
-    /// How long the host must run again before a suspected reset is one.
-    pub reset_confirm: Duration,
-    /// How long the host must be Off before it counts as off.
-    pub host_off: Duration,
-    /// The longest the gate may stay closed under power.
-    pub deadline: Duration,
-    /// The longest a powered host may show no sign of life.
-    pub silent_after: Duration,
-    /// In place of `settle` where a working state was only restored.
-    pub restore_settle: Duration,
-    /// How long thermal sensors may need after power-on.
-    pub thermal_grace: Duration,
-    /// How long the gate may be closed outside POST before the DIMM fans are held.
-    pub hold_after: Duration,
-    /// How many resets within one boot are still no boot loop.
-    pub max_resets: u32,
-}
-
-/// The units that the states of one host start; often one, never none.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Targets {
-    /// In a working state.
-    pub s0: Vec<String>,
-    /// In S2.
-    pub s2: Vec<String>,
-    /// In an off-like state.
-    pub s5: Vec<String>,
-}
-
-/// The fans of one host's DIMMs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fans {
-    /// D-Bus paths of fan control's zones.
-    pub zones: Vec<String>,
-    /// D-Bus paths of the fans' `Control.FanPwm`.
-    pub pwm: Vec<String>,
-    /// The speed during a boot, of 255.
-    pub s2_pwm: u32,
-    /// The speed for a boot that went wrong, of 255.
-    pub stall_pwm: u32,
-    /// D-Bus paths of the sensors that are watched while the fans are held.
-    pub guard_sensors: Vec<String>,
-}
-
-/// A mux that gives a bus to the host or to the BMC.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SpdMux {
-    /// The GPIO line.
-    pub line: String,
-    /// The level that gives it to the host.
-    pub host_level: bool,
-}
-
-/// A guarded bus.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bus {
-    /// Linux I2C bus number.
-    pub bus: u32,
-    /// Ids of the hosts whose DIMMs it carries. None: its sensors are all `thermal`, and only their own power counts.
-    pub hosts: Vec<u32>,
-    /// The kernel's timeout of one transfer.
-    pub timeout: Duration,
-}
-
-/// A temperature sensor.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sensor {
-    /// The last element of its D-Bus path.
-    pub name: String,
-    /// Id of the host it belongs to.
-    pub host: u32,
-    /// When it may be read.
-    pub group: Group,
-    /// Where it is read.
-    pub source: Source,
-    /// Which of the device's sensors; `None`: the first. Of a TMP421 the first is 0, of the others 1.
-    pub channel: Option<u8>,
-    /// How often.
-    pub poll: Duration,
-    /// It must be there.
-    pub required: bool,
-    /// The warning thresholds.
-    pub warning: Limits,
-    /// The critical thresholds.
-    pub critical: Limits,
-    /// A value is signalled when it is more than this many degrees away from the last one that was.
-    pub step: f64,
-    /// An alarm ends when the value is this many degrees back inside the threshold.
-    pub hysteresis: f64,
-    /// D-Bus path of the inventory item it belongs to.
-    pub chassis: Option<String>,
-}
-
-/// Where a sensor is read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// From a device on a guarded bus; with [`Device::Hwmon`] through the file of the driver bound to it.
-    Device {
-        /// What it is.
-        device: Device,
-        /// Linux I2C bus number.
-        bus: u32,
-        /// Its address there.
-        address: u8,
-    },
-    /// From a file that reads like hwmon's.
-    File(PathBuf),
-}
-
-/// A pair of thresholds, in degrees Celsius.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Limits {
-    /// An alarm below this.
-    pub low: Option<f64>,
-    /// An alarm above this.
-    pub high: Option<f64>,
-}
-
-/// Where events go besides the journal.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Events {
-    /// Redfish's event log.
-    pub redfish: bool,
-    /// IPMI's system event log.
-    pub sel: bool,
-    /// `phosphor-logging`.
-    pub logging: bool,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self::new(&keys::Timing::default(), &keys::Fans::default())
-    }
-}
-
-impl Host {
-    /// A host with every default.
-    #[must_use]
-    pub fn new(id: u32) -> Self {
-        Self::from(&keys::Host::new(id))
-    }
-}
-
-impl Bus {
-    /// A bus that carries DIMMs of these hosts.
-    #[must_use]
-    pub fn new(bus: u32, hosts: Vec<u32>) -> Self {
-        Self { bus, hosts, timeout: check::millis(keys::TIMEOUT_MS) }
-    }
-}
-
-impl Sensor {
-    /// A sensor with every default, of host `host`.
-    #[must_use]
-    pub fn new(name: String, host: u32, group: Group, source: Source) -> Self {
-        Self {
-            name,
-            host,
-            group,
-            source,
-            channel: None,
-            poll: keys::POLL.0,
-            required: false,
-            warning: Limits::default(),
-            critical: Limits::default(),
-            step: keys::STEP.0,
-            hysteresis: keys::HYSTERESIS.0,
-            chassis: None,
-        }
-    }
-}
-
-impl Default for Settings {
-    /// Host 0 with every default, and no guarded bus.
-    fn default() -> Self {
-        Self { hosts: vec![Host::new(0)], buses: Vec::new(), sensors: Vec::new(), events: Events::default() }
-    }
-}
 
 /// A configuration that can be used.
 #[derive(Clone, Debug)]
@@ -307,6 +70,23 @@ impl Loaded {
         )
     }
 
+    /// One line that says what the daemon has: for who looks for why it does not do what it should.
+    #[must_use]
+    pub fn inventory(&self) -> String {
+        fn all(what: &str, ids: impl Iterator<Item = String>) -> String {
+            let ids: Vec<_> = ids.collect();
+            if ids.is_empty() { format!("no {what}") } else { format!("{what} {}", ids.join(", ")) }
+        }
+        let Settings { hosts, buses, sensors, events: _ } = &self.settings;
+        format!(
+            "{}; {}; {}; {}",
+            self.file.as_deref().map_or("defaults".into(), Path::to_string_lossy),
+            all("host", hosts.iter().map(|host| host.id.to_string())),
+            all("bus", buses.iter().map(|bus| bus.bus.to_string())),
+            all("sensor", sensors.iter().map(|sensor| sensor.name.clone())),
+        )
+    }
+
     /// One line for each warning.
     pub fn warning_lines(&self) -> impl Iterator<Item = String> + '_ {
         let nowhere = self.file.is_none().then(|| {
@@ -322,14 +102,14 @@ impl Loaded {
 /// Loads `file`, or else the first of [`FILES`] that is there, or else the defaults.
 pub fn load(file: Option<&Path>) -> Result<Loaded, Refused> {
     match file {
-        Some(file) => load_opened(file, File::open(file)),
+        Some(file) => load_opened(file, files::open(file, Links::Follow)),
         None => load_first(&FILES),
     }
 }
 
 fn load_first(files: &[&str]) -> Result<Loaded, Refused> {
     for file in files.iter().map(Path::new) {
-        match File::open(file) {
+        match files::open(file, Links::Follow) {
             // One that is there and cannot be opened is what was meant.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             opened => return load_opened(file, opened),
@@ -358,7 +138,7 @@ fn load_opened(file: &Path, opened: std::io::Result<File>) -> Result<Loaded, Ref
 
 /// Reads and checks the text of a configuration. What is wrong with it is all told.
 pub fn parse(text: &[u8]) -> Result<Loaded, Vec<Problem>> {
-    let json = Json::parse(text).map_err(|problem| vec![problem])?;
+    let json = problem::parse(text).map_err(|problem| vec![problem])?;
     let mut problems = Problems::default();
     let mut warnings = Problems::default();
     let settings = keys::Config::read(&json, "", &mut problems).map(|mut effective| {
@@ -375,6 +155,8 @@ pub fn parse(text: &[u8]) -> Result<Loaded, Vec<Problem>> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const NOWHERE: &str = "/nowhere/config.json";
@@ -444,6 +226,16 @@ mod tests {
     }
 
     #[test]
+    fn every_key_of_a_bus_arrives() {
+        let text = br#"{ "hosts": [{ "id": 0 }, { "id": 2 }],
+            "buses": [{ "bus": 3, "hosts": [2], "timeout_ms": 50, "spd_page": "reset" }] }"#;
+        let settings = parse(text).unwrap().settings;
+        let timeout = Duration::from_millis(50);
+        assert_eq!(settings.buses, [Bus { bus: 3, hosts: vec![2], timeout, spd_page: SpdPage::Reset }]);
+        assert_eq!(Bus::new(3, vec![]).spd_page, SpdPage::Report);
+    }
+
+    #[test]
     fn every_key_of_a_host_arrives() {
         let text = br#"{ "hosts": [{ "id": 2,
             "evidence": { "post_complete": "trusted", "s0_from_post_complete": true, "s2_from_power_on": true, "host_off_is_off": true },
@@ -451,7 +243,8 @@ mod tests {
                         "restore_settle": 6, "thermal_grace": 7.5, "max_resets": 8 },
             "targets": { "s0": "a.target", "s2": "b.target", "s5": "c.service" },
             "fans": { "zones": ["/z"], "pwm": ["/p"], "s2_pwm": 10, "stall_pwm": 20, "hold_after": 9, "guard_sensors": ["/g"] },
-            "cpu_power_sensor": "/c", "spd_mux": { "line": "MUX", "host_level": 0 }, "quiesce": ["q.service"] }] }"#;
+            "cpu_power_sensor": "/c", "spd_mux": { "line": "MUX", "host_level": 0 }, "quiesce": ["q.service"],
+            "write_boot_progress": true }] }"#;
         let settings = parse(text).unwrap().settings;
         let [host] = settings.hosts.as_slice() else { panic!("{settings:?}") };
         let seconds = Duration::from_secs;
@@ -489,5 +282,6 @@ mod tests {
         assert_eq!(host.cpu_power_sensor.as_deref(), Some("/c"));
         assert_eq!(host.spd_mux, Some(SpdMux { line: "MUX".to_owned(), host_level: false }));
         assert_eq!(host.quiesce, one("q.service"));
+        assert!(host.write_boot_progress && !Host::new(2).write_boot_progress);
     }
 }

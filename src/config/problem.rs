@@ -55,6 +55,21 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
+/// Reads a whole file. Where it is not JSON, line and column say where.
+pub(crate) fn parse(text: &[u8]) -> Result<Json, Problem> {
+    serde_json::from_slice(text).map_err(|error| {
+        let position = format!(" at line {} column {}", error.line(), error.column());
+        let message = error.to_string();
+        let wrong = message.strip_suffix(&position).unwrap_or(&message);
+        Problem {
+            at: format!("line {}, column {}", error.line(), error.column()),
+            found: None,
+            wrong: format!("this is not JSON: {wrong}"),
+            remedy: "correct the text there, or just before".to_owned(),
+        }
+    })
+}
+
 /// The problems of one configuration while it is looked at.
 #[derive(Debug, Default)]
 pub(crate) struct Problems(pub(crate) Vec<Problem>);

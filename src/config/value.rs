@@ -138,7 +138,7 @@ impl Value for Seconds {
 pub(crate) struct Celsius(pub(crate) f64);
 
 impl Celsius {
-    /// What a sensor's object can show: its `MinValue` and `MaxValue` (design 3.4).
+    /// What a sensor's object can show: its `MinValue` and `MaxValue` (rules 3.4).
     const LOWEST: f64 = -128.0;
     const HIGHEST: f64 = 127.0;
 }

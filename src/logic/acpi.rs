@@ -41,7 +41,7 @@ pub enum AcpiState {
     Unknown,
 }
 
-/// What a state means for the rules: the rows of design 3.1.
+/// What a state means for the rules: the rows of rules 3.1.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Kind {
     /// The host's operating system runs: S0 and legacy on.
@@ -121,7 +121,7 @@ impl AcpiState {
         Self::ALL.into_iter().find(|state| state.name() == name)
     }
 
-    /// The row of design 3.1 this state belongs to.
+    /// The row of rules 3.1 this state belongs to.
     #[must_use]
     pub const fn kind(self) -> Kind {
         match self {
@@ -209,7 +209,7 @@ impl AcpiState {
 }
 
 /// With bit 7 clear nothing is set and the rest of the byte is not looked at, as ipmid does it
-/// (contract 1.1).
+/// (openbmc 1.1).
 fn ipmi_byte(byte: u8, allowed: fn(AcpiState) -> bool) -> Result<IpmiByte, BadIpmiByte> {
     let code = byte & !SET;
     if byte & SET == 0 || code == NO_CHANGE {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What can be wrong with a host (design 3.7): its names, what to do about it, what shows it.
+//! What can be wrong with a host (rules 3.7): its names, what to do about it, what shows it.
 //!
-//! Owns: the words and the small numbers. When a diagnosis holds is computed from the machine
-//! ([`Machine::diagnoses`](super::machine::Machine::diagnoses)). Must never: remember anything.
+//! Owns: the words and the small numbers. When a diagnosis holds is [`policy`](super::policy)'s. Must never: remember
+//! anything.
 
 use core::time::Duration;
 use std::fmt::Write as _;
@@ -15,8 +15,10 @@ pub const NO_CPU_POWER_FROM: Duration = Duration::from_secs(30);
 pub const NO_CPU_POWER_WATTS: f64 = 1.0;
 /// How long after S0 every DIMM must have answered.
 pub const DIMMS_FROM: Duration = Duration::from_secs(120);
-/// And how long after the gate opened, if that came late (note 31).
+/// And how long after the gate opened, if that came late (note 30).
 pub const DIMMS_FROM_OPEN: Duration = Duration::from_secs(60);
+/// `EvidenceMute`: a power value is another than was told for so long: some services signal a moment after they answer.
+pub const MUTE_AFTER: Duration = Duration::from_secs(2);
 
 /// What is wrong with the host, by its name on D-Bus.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -45,11 +47,15 @@ pub enum Diagnosis {
     UnguardedBus,
     /// Fan control takes our unavailable sensors for failed ones.
     FailsafeConfig,
+    /// A power service changes a value and does not signal it.
+    EvidenceMute,
+    /// The bus does not answer.
+    BusSilent,
 }
 
 impl Diagnosis {
     /// All of them, in the order in which they are listed.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::FirmwareSilent,
         Self::NoCpuPower,
         Self::StuckInPost,
@@ -62,6 +68,8 @@ impl Diagnosis {
         Self::RivalOwner,
         Self::UnguardedBus,
         Self::FailsafeConfig,
+        Self::EvidenceMute,
+        Self::BusSilent,
     ];
 
     /// The name on D-Bus.
@@ -80,6 +88,8 @@ impl Diagnosis {
             Self::RivalOwner => "RivalOwner",
             Self::UnguardedBus => "UnguardedBus",
             Self::FailsafeConfig => "FailsafeConfig",
+            Self::EvidenceMute => "EvidenceMute",
+            Self::BusSilent => "BusSilent",
         }
     }
 
@@ -99,6 +109,8 @@ impl Diagnosis {
             Self::RivalOwner => "eac84fdb05e4461fbb399262995c1bd0",
             Self::UnguardedBus => "142932df2abb4add910fc681f5f4ef96",
             Self::FailsafeConfig => "687a21fdbf44484aa74b22be0dff9fb2",
+            Self::EvidenceMute => "9ec929da3d4a4dbb86671e3815c18cff",
+            Self::BusSilent => "f711ab71c437408fb793b7672ca0faf0",
         }
     }
 
@@ -144,6 +156,14 @@ impl Diagnosis {
             Self::FailsafeConfig => {
                 "fan control takes our unavailable sensors for failed ones, so that every boot is failsafe; set \
                  InputUnavailableAsFailed to false in its configuration"
+            }
+            Self::EvidenceMute => {
+                "power control changed a value without signalling it, so that evidence may come 10 s late; look at its \
+                 PropertiesChanged, and at a D-Bus policy that denies it sending to us"
+            }
+            Self::BusSilent => {
+                "the bus does not answer, so that no evidence can arrive: nothing is read, sensors are unavailable; look at \
+                 dbus-daemon or dbus-broker, and at the load of the BMC"
             }
         }
     }

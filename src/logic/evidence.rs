@@ -2,7 +2,9 @@
 //! What is known of chassis, host and OS: the values of other daemons, as the rules read them.
 //!
 //! Owns: which strings mean what, and which values count as On, Running, complete.
-//! Sources: phosphor-dbus-interfaces State/{Chassis,Host,OperatingSystem/Status}; contract 2.1.
+//! Sources: phosphor-dbus-interfaces State/{Chassis,Host,OperatingSystem/Status}; openbmc 2.1.
+
+use super::time::Time;
 
 /// `xyz.openbmc_project.State.Chassis` `CurrentPowerState`, as rule 3 reads it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -99,20 +101,42 @@ impl Os {
     }
 }
 
+/// What no power service tells of a host: never has, or not any more.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Untold {
+    /// Chassis power.
+    pub chassis: bool,
+    /// The host's state.
+    pub host: bool,
+}
+
+/// A value that was asked for again though nothing was signalled (note B2).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Found {
+    /// Chassis power.
+    Chassis(Chassis),
+    /// The host's state.
+    Host(Host),
+    /// OS status.
+    Os(Os),
+}
+
 /// One service's value: the last one seen, and whether its service still stands by it (rule 9).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Seen<T> {
     last: Option<T>,
     missing: bool,
+    /// It was found to be another than its service had told, and the service has told nothing since.
+    untold_since: Option<Time>,
 }
 
 impl<T> Default for Seen<T> {
     fn default() -> Self {
-        Self { last: None, missing: false }
+        Self { last: None, missing: false, untold_since: None }
     }
 }
 
-impl<T: Copy> Seen<T> {
+impl<T: Copy + PartialEq> Seen<T> {
     /// The last value seen, however long ago.
     #[must_use]
     pub fn last(&self) -> Option<T> {
@@ -125,12 +149,29 @@ impl<T: Copy> Seen<T> {
         self.missing
     }
 
+    /// Since when its service has left it untold that it is another.
+    pub(super) fn untold_since(&self) -> Option<Time> {
+        self.untold_since
+    }
+
     /// Takes a new value in, or its loss; returns the value before.
     pub(super) fn update(&mut self, value: Option<T>) -> Option<T> {
         let before = self.last;
         self.missing = value.is_none() && before.is_some();
         self.last = value.or(before);
+        self.untold_since = None;
         before
+    }
+
+    /// It was asked for again: since when it is untold, if it is. To be set again once the value has been taken in.
+    pub(super) fn found(&self, now: Time, value: T) -> Option<Time> {
+        let another = self.last.is_some_and(|last| last != value);
+        self.untold_since.or(another.then_some(now))
+    }
+
+    /// What [`Seen::found`] said.
+    pub(super) fn untold(&mut self, since: Option<Time>) {
+        self.untold_since = since;
     }
 }
 

@@ -4,14 +4,14 @@
 use core::time::Duration;
 use std::collections::VecDeque;
 
-use super::{acpi::AcpiState, machine::Cause, time::Time};
+use super::{acpi::AcpiState, cause::Cause, time::Time};
 
 /// How many transitions are kept.
 pub const CAPACITY: usize = 256;
 
 /// One transition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Entry {
+pub struct Transition {
     /// When it happened.
     pub at: Time,
     /// The state before.
@@ -27,7 +27,7 @@ pub struct Entry {
 /// The transitions, oldest first, and the boots they make up.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct History {
-    entries: VecDeque<Entry>,
+    entries: VecDeque<Transition>,
     boots: u32,
     boot_began: Option<Time>,
     firmware_time: Option<Duration>,
@@ -35,13 +35,11 @@ pub struct History {
 }
 
 impl History {
-    pub(super) fn transition(&mut self, at: Time, from: AcpiState, to: AcpiState, cause: Cause) -> Entry {
+    pub(super) fn record(&mut self, transition: Transition) {
         if self.entries.len() == CAPACITY {
             self.entries.pop_front();
         }
-        let entry = Entry { at, from, to, cause, repeats: 0 };
-        self.entries.push_back(entry);
-        entry
+        self.entries.push_back(transition);
     }
 
     pub(super) fn repeat(&mut self) {
@@ -84,7 +82,7 @@ impl History {
     }
 
     /// The transitions, newest first.
-    pub fn newest_first(&self) -> impl Iterator<Item = &Entry> {
+    pub fn newest_first(&self) -> impl Iterator<Item = &Transition> {
         self.entries.iter().rev()
     }
 
@@ -117,7 +115,13 @@ mod tests {
         history.repeat();
         assert_eq!(history.newest_first().count(), 0);
         for i in 0..CAPACITY as u64 + 10 {
-            history.transition(Time::from_micros(i), AcpiState::S5G2, AcpiState::S2D2, Cause::HostReport);
+            history.record(Transition {
+                at: Time::from_micros(i),
+                from: AcpiState::S5G2,
+                to: AcpiState::S2D2,
+                cause: Cause::HostReport,
+                repeats: 0,
+            });
         }
         history.repeat();
         history.repeat();

@@ -45,7 +45,7 @@ impl Bucket {
     }
 }
 
-/// Which diagnoses have had their entry in this boot (design 3.7: at most one per kind and boot).
+/// Which diagnoses have had their entry in this boot (rules 3.7: at most one per kind and boot).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct OncePerBoot {
     boot: u32,

@@ -1,286 +1,79 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One host: events in, effects out. The only place where its state changes.
 //!
-//! Owns: the ACPI state and its cause (design 3.2), the barrier (3.3), and the times that everything
-//! else is computed from. What follows from them is in [`policy`](super::policy). Must never: ask what time it is,
-//! wait, or fail.
+//! Owns: rules 1 to 9 (rules 3.2) and the order of the barrier (rules 3.3). What follows from a state is in
+//! [`policy`](super::policy). Must never: ask what time it is, wait, or fail.
+//!
+//! | rule | in short | here |
+//! |---|---|---|
+//! | 1, 2 | a Set is taken as it is; S2 again after 5 s is a reset | `on_set` |
+//! | 3, 8 | chassis goes Off or comes On | `follow_power` |
+//! | 4 | the host leaves Running under power: a reset is suspected; Off for `host_off` (20 s) is S5 | `on_host`, `resolve_suspicion` |
+//! | 5 | it is Running again for `reset_confirm` (5 s), and no report or complete POST explains it: S2 | `resolve_suspicion` |
+//! | 6 | the daemon starts | `start::decide` |
+//! | 7 | a trusted POST status is complete for 10 s (5 min against a reported S2): S0 | `Timer::PostComplete` |
+//! | 9 | a power service that was seen is missing: the gate is closed | `conditions` |
+//!
+//! The parts own the data, and know nothing of each other (decision 0006): `Power` what is reported of chassis, host and OS;
+//! `Suspicion` a suspected reset; `Current` the state; `Gate` the times of the gate; `Barrier` what waits for the drain;
+//! `Handover` whose the guarded buses are; `Boot` the history, and what was seen of the firmware; `Zones` the hold of the
+//! DIMMs' fans; `Orders` what was last ordered; `Watch` the facts behind the diagnoses.
 //!
 //! A deadline is never an effect: [`Machine::wake_at`] says when to call [`Machine::step`] next, and a
-//! call that comes early, late or twice does no harm. The order in which one step looks at things:
-//! what is due, then the event, then what has become due by it.
+//! call that comes early, late or twice does no harm. All deadlines are in one table, `machine/deadlines.rs`.
 //!
 //! Words: a *report* is what the host Set; everything else that changes the state is *inferred*.
-//! *Off* is chassis Off or what counts as it. *Open* is the gate. The rules' numbers are those of design 3.2; the
-//! notes' numbers are those of `docs/decisions/0002`.
+//! *Off* is chassis Off or what counts as it. *Open* is the gate. *POST status* is the OS status of power control, where
+//! it is trusted. Rules and notes are those of `docs/rules.md`.
 
+mod barrier;
+mod boot;
+mod current;
+mod deadlines;
+mod gate;
 mod handover;
+mod orders;
+mod power;
+mod start;
+mod suspicion;
+mod timers;
+mod watch;
+mod zones;
 
 use core::time::Duration;
 
-use self::handover::Handover;
+use self::{
+    barrier::Barrier,
+    gate::Conditions,
+    handover::Handover,
+    orders::Orders,
+    start::{DECIDE_WITHOUT_CHASSIS, decide},
+    suspicion::Suspicion,
+    zones::Zones,
+};
+pub(crate) use self::{
+    boot::Boot,
+    current::Current,
+    gate::Gate,
+    power::Power,
+    timers::Timer,
+    watch::{Answering, Watch},
+    zones::Hold,
+};
+pub use self::{gate::GateReason, start::Stored};
 use super::{
     acpi::{AcpiState, Kind},
-    diagnosis::{CpuPower, DIMMS_FROM, DIMMS_FROM_OPEN, DimmCount, NO_CPU_POWER_FOR, NO_CPU_POWER_FROM},
-    evidence::{Chassis, Host, Os, Seen},
-    history::{Entry, History},
-    policy::{BootStage, UnitRow},
+    cause::Cause,
+    effect::{BootStage, Effect, Effects, UnitRow},
+    event::{Epoch, Event, SetId},
+    evidence::{Chassis, Found, Host, Os, Untold},
+    history::{History, Transition},
     time::Time,
 };
 use crate::config;
 
-/// Without a chassis service rule 6 waits this long.
-const DECIDE_WITHOUT_CHASSIS: Duration = Duration::from_secs(120);
-/// Rule 7: how long POST must be complete for an inferred state to become `S0_G0_D0`.
-const POST_COMPLETE: Duration = Duration::from_secs(10);
-/// Rule 7: the same against a reported S2: only a lost Set explains it.
-const POST_COMPLETE_REPORTED: Duration = Duration::from_secs(300);
-/// Rule 7: POST complete this soon after power-on is a line wired to power good.
-const POST_COMPLETE_BOGUS: Duration = Duration::from_secs(2);
 /// Rule 2: S2 again after this long is a reset, not a retry.
 const RESET_BETWEEN_SETS: Duration = Duration::from_secs(5);
-
-/// Names one Set that waits for its answer.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub struct SetId(pub u32);
-
-/// Counts the closings of one host's gate.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Epoch(pub u32);
-
-/// Why the host is thought to be in its state (design 3.2).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Cause {
-    /// The host said so.
-    HostReport,
-    /// Chassis power went off.
-    ChassisOff,
-    /// Chassis power came back after a sleep state.
-    Resumed,
-    /// The host was off for so long that it is off for good.
-    HostOff,
-    /// The host was reset: firmware runs again and has not told us.
-    HostReset,
-    /// POST has been complete for long enough.
-    PostComplete,
-    /// Chassis power came on.
-    PowerOn,
-    /// The daemon started, and this is what the evidence shows.
-    Startup,
-    /// The daemon started, and this is what was stored.
-    Restored,
-}
-
-impl Cause {
-    /// The name on D-Bus and in the journal.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::HostReport => "HostReport",
-            Self::ChassisOff => "ChassisOff",
-            Self::Resumed => "Resumed",
-            Self::HostOff => "HostOff",
-            Self::HostReset => "HostReset",
-            Self::PostComplete => "PostComplete",
-            Self::PowerOn => "PowerOn",
-            Self::Startup => "Startup",
-            Self::Restored => "Restored",
-        }
-    }
-}
-
-/// What is remembered of a host from the daemon's last life (rule 6).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Stored {
-    /// Its state then.
-    pub state: AcpiState,
-    /// A reset was suspected.
-    pub reset_suspected: bool,
-    /// The BMC has not booted since, and the state was known to be so in this boot.
-    pub same_bmc_boot: bool,
-    /// The DIMMs at the last good boot, if there was one; it says nothing about the state.
-    pub good_dimms: Option<DimmCount>,
-}
-
-impl Stored {
-    /// A state, and nothing else.
-    #[must_use]
-    pub const fn new(state: AcpiState) -> Self {
-        Self { state, reset_suspected: false, same_bmc_boot: false, good_dimms: None }
-    }
-}
-
-/// Something that happened. A value of `None` means that its service went away, or says something the
-/// interface does not know (note 1).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Event {
-    /// Chassis power, read or signalled.
-    Chassis(Option<Chassis>),
-    /// The host's state, read or signalled.
-    Host(Option<Host>),
-    /// OS status, read or signalled.
-    Os(Option<Os>),
-    /// Somebody Set `SysACPIStatus`.
-    Set {
-        /// Who wants the answer.
-        id: SetId,
-        /// What to.
-        state: AcpiState,
-    },
-    /// Somebody Set `DevACPIStatus`.
-    SetDevice {
-        /// Who wants the answer.
-        id: SetId,
-        /// What to.
-        state: AcpiState,
-    },
-    /// No transfer is under way any more on a bus that carries this host's DIMMs.
-    Drained {
-        /// The closing it belongs to; an older one is dropped.
-        epoch: Epoch,
-    },
-    /// One DIMM answered since the gate opened, or each failed five times.
-    DimmsKnown {
-        /// The last closing before that opening; an older one is dropped.
-        epoch: Epoch,
-    },
-    /// The DIMM sensors that have answered since the gate opened.
-    Dimms {
-        /// The last closing before that opening; an older one is dropped.
-        epoch: Epoch,
-        /// How many.
-        answering: u16,
-        /// One that is `required` is not among them.
-        required_silent: bool,
-    },
-    /// How many DIMMs the firmware's own tables list, where something publishes them.
-    DimmsPresent(Option<u16>),
-    /// The units to quiesce have stopped, or cannot be stopped.
-    Quiesced {
-        /// The closing it belongs to; an older one is dropped.
-        epoch: Epoch,
-    },
-    /// The SPD mux is at the host.
-    MuxAtHost {
-        /// The closing it belongs to; an older one is dropped.
-        epoch: Epoch,
-    },
-    /// The SPD mux is at the BMC.
-    MuxAtBmc {
-        /// The last closing before; an older one is dropped.
-        epoch: Epoch,
-    },
-    /// A guard sensor of the DIMM zones has a critical alarm.
-    GuardAlarm,
-    /// Someone else wrote a boot progress other than `Unspecified`.
-    BootProgressByOthers,
-    /// The firmware was heard of in some other way: a POST code.
-    SignOfLife,
-    /// What the CPU's power sensor shows.
-    CpuPower(CpuPower),
-    /// A transfer on a bus that matters to this host does not end, or has.
-    BusStuck(bool),
-    /// Another daemon may scan a bus that carries this host's DIMMs, or none may any more.
-    UnguardedBus(bool),
-    /// Fan control takes this host's unavailable sensors for failed ones, or does not any more.
-    FailsafeConfig(bool),
-    /// Somebody else serves the same object, or nobody does any more.
-    Rival(bool),
-    /// The event loop stalled for longer than an open gate's lease.
-    Lapsed,
-    /// Time passed.
-    Tick,
-}
-
-/// Something to do. The order of a step's effects is the order in which they must be done.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Effect {
-    /// Signal the properties that changed, and let Get return them from now on.
-    Publish {
-        /// `SysACPIStatus`, if it changed.
-        state: Option<AcpiState>,
-        /// `DevACPIStatus`, if it changed.
-        device: Option<AcpiState>,
-    },
-    /// Answer a Set: success.
-    Answer(SetId),
-    /// Stop the units to quiesce, now; [`Event::Quiesced`] is awaited.
-    Quiesce(Epoch),
-    /// Start them again.
-    Unquiesce,
-    /// Give the SPD mux to the host, now; [`Event::MuxAtHost`] is awaited.
-    MuxToHost(Epoch),
-    /// Take it back; nothing is read before [`Event::MuxAtBmc`].
-    MuxToBmc(Epoch),
-    /// The drain did not end within `ack_cap`; the Set is answered all the same.
-    DrainTimedOut,
-    /// Announce the sensors' availability and assert the fans again, changed or not.
-    Assert,
-    /// A transition, for those who follow them.
-    Transitioned(Entry),
-    /// Order systemd.
-    Unit(UnitOrder),
-    /// Write the boot progress.
-    BootProgress(BootStage),
-}
-
-/// What systemd is to do (design 3.6).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum UnitOrder {
-    /// Start this state's target.
-    Start(Target),
-    /// Stop it and start it again.
-    Restart(Target),
-    /// Stop whichever target is active.
-    StopAll,
-}
-
-/// A target that a host's state stands for.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Target {
-    /// The host works.
-    S0,
-    /// The host is in POST.
-    S2,
-    /// The host is off.
-    S5,
-}
-
-/// A step's effects.
-#[must_use = "effects must be performed, in order"]
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Effects(Vec<Effect>);
-
-impl IntoIterator for Effects {
-    type Item = Effect;
-    type IntoIter = std::vec::IntoIter<Effect>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
-    }
-}
-
-impl Effects {
-    fn push(&mut self, effect: Effect) {
-        self.0.push(effect);
-    }
-
-    fn publish(&mut self, state: Option<AcpiState>, device: Option<AcpiState>) {
-        if state.is_some() || device.is_some() {
-            self.push(Effect::Publish { state, device });
-        }
-    }
-
-    /// What is to be done, in order.
-    #[must_use]
-    pub fn as_slice(&self) -> &[Effect] {
-        &self.0
-    }
-}
-
-/// The new value, if it is one.
-fn replaced(published: &mut AcpiState, value: AcpiState) -> Option<AcpiState> {
-    (core::mem::replace(published, value) != value).then_some(value)
-}
 
 /// Rule 6.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -289,119 +82,23 @@ enum Start {
     Decided,
 }
 
-/// Rule 4: the host left Running under power, and nobody has said why.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Suspicion {
-    /// S2 or an off-like state was reported since.
-    reported: bool,
-    /// POST has been complete all the time: it may have been a glitch.
-    post_complete: bool,
-}
-
-/// The DIMM zones' hold.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Hold {
-    /// The host was in a working state since power-on: never below the Target that was found.
-    pub(super) from_working: bool,
-    /// A guard sensor's alarm came while it lasted.
-    pub(super) alarmed: bool,
-}
-
-/// What goes out at the end of this step, or at the end of the drain (design 3.3).
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-struct Pending {
-    /// What comes before the answers, and does not wait for them: the last steps of the barrier.
-    before: Vec<Effect>,
-    /// Sets to answer.
-    answers: Vec<SetId>,
-    /// They wait for the drain, until then at the latest; real time, as the settings give it.
-    cap: Option<Time>,
-    /// What comes after the answers.
-    afterwards: Vec<Effect>,
-}
-
 /// One host.
-#[allow(
-    clippy::struct_excessive_bools,
-    reason = "independent facts; one state enum of their product would hide the rules"
-)]
 #[derive(Clone, Debug)]
 pub struct Machine {
-    pub(super) settings: config::Host,
+    settings: config::Host,
     /// The latest time the machine was told.
-    pub(super) now: Time,
+    now: Time,
     start: Start,
-
-    pub(super) chassis: Seen<Chassis>,
-    pub(super) host: Seen<Host>,
-    os: Seen<Os>,
-    /// POST complete came too soon after power-on.
-    pub(super) post_bogus: bool,
-    /// When the host came to its present value, or rule 6 decided.
-    host_since: Time,
-    /// Chassis power as rules 3 and 8 see it: with `host_off_is_off` it follows the host (note 7).
-    pub(super) power: Option<Chassis>,
-    /// Since when.
-    pub(super) power_since: Time,
-    /// Off, as everything that follows from the state sees it (note 6); kept to find its edges.
-    was_off: bool,
-    /// When power-on was seen; `None` if it was on when the daemon came.
-    pub(super) powered_at: Option<Time>,
-    /// When an Off to On of the power was seen, as rule 7 asks for it.
-    on_edge_at: Option<Time>,
-    /// A reported S2 or a working state since power-on.
-    pub(super) firmware_seen: bool,
-    /// A working state since power-on.
-    worked: bool,
-
-    pub(super) state: AcpiState,
-    pub(super) cause: Cause,
-    previous: AcpiState,
-    pub(super) since: Time,
-    device: AcpiState,
-    published: (AcpiState, AcpiState),
-    /// The host has Set its state since the daemon started.
-    pub(super) has_reported: bool,
-    pub(super) last_set: Option<Time>,
-    pub(super) suspicion: Option<Suspicion>,
-    /// A working or unknown state that rule 6 could not confirm.
-    pub(super) restoring: bool,
-
-    /// Since when the gate's conditions hold, all but the state's and `settle`.
-    pub(super) steady_since: Option<Time>,
-    /// When the gate opens, if nothing changes: all conditions hold but `settle`. Past once it is open.
-    pub(super) opens_at: Option<Time>,
-    /// Since when POST has been complete, as rule 7 counts it.
-    complete_since: Option<Time>,
-    /// Since when the gate is closed under power.
-    pub(super) closed_since: Option<Time>,
-    epoch: Epoch,
-    /// The DIMM sensors have settled since the gate opened.
-    dimms_known: bool,
-    pub(super) hold: Option<Hold>,
-
-    unit_row: Option<UnitRow>,
-    boot_stage: Option<BootStage>,
-    foreign_progress: bool,
-    pub(super) rival: bool,
-    pub(super) bus_stuck: bool,
-    pub(super) unguarded_bus: bool,
-    pub(super) failsafe_config: bool,
-    /// Since when the firmware owes a sign of life.
-    quiet_since: Option<Time>,
-    /// Since when the CPU draws next to nothing.
-    cpu_low_since: Option<Time>,
-    /// Since when it should draw something.
-    cpu_due_since: Option<Time>,
-    /// DIMM sensors that have answered since the gate opened, and whether a required one has not.
-    pub(super) answering: Option<(u16, bool)>,
-    pub(super) present: Option<u16>,
-    pub(super) good_dimms: Option<DimmCount>,
+    power: Power,
+    suspicion: Suspicion,
+    current: Current,
+    gate: Gate,
+    barrier: Barrier,
     handover: Handover,
-    /// Resets within this boot: those inferred, and S2 reported again.
-    pub(super) resets: u32,
-    pub(super) history: History,
-    pending: Pending,
+    boot: Boot,
+    zones: Zones,
+    orders: Orders,
+    watch: Watch,
 }
 
 impl Machine {
@@ -409,174 +106,137 @@ impl Machine {
     #[must_use]
     pub fn new(now: Time, settings: config::Host, stored: Option<Stored>) -> Self {
         let mut machine = Self {
-            settings,
             now,
             start: Start::Undecided { stored, at_the_latest: now + DECIDE_WITHOUT_CHASSIS },
-            chassis: Seen::default(),
-            host: Seen::default(),
-            os: Seen::default(),
-            post_bogus: false,
-            host_since: now,
-            power: None,
-            power_since: now,
-            was_off: false,
-            powered_at: None,
-            on_edge_at: None,
-            firmware_seen: false,
-            worked: false,
-            state: AcpiState::Unknown,
-            cause: Cause::Startup,
-            previous: AcpiState::Unknown,
-            since: now,
-            device: AcpiState::Unknown,
-            published: (AcpiState::Unknown, AcpiState::Unknown),
-            has_reported: false,
-            last_set: None,
-            suspicion: None,
-            restoring: false,
-            steady_since: None,
-            opens_at: None,
-            complete_since: None,
-            closed_since: None,
-            epoch: Epoch::default(),
-            dimms_known: false,
-            hold: None,
-            unit_row: None,
-            boot_stage: None,
-            foreign_progress: false,
-            rival: false,
-            bus_stuck: false,
-            unguarded_bus: false,
-            failsafe_config: false,
-            quiet_since: None,
-            cpu_low_since: None,
-            cpu_due_since: None,
-            answering: None,
-            present: None,
-            good_dimms: stored.and_then(|stored| stored.good_dimms),
-            handover: Handover::Ours,
-            resets: 0,
-            history: History::default(),
-            pending: Pending::default(),
+            power: Power::new(now, &settings),
+            suspicion: Suspicion::default(),
+            current: Current::new(now),
+            gate: Gate::new(&settings.timing),
+            barrier: Barrier::new(settings.timing.ack_cap),
+            handover: Handover::new(&settings),
+            boot: Boot::default(),
+            zones: Zones::new(settings.has_dimms),
+            orders: Orders::default(),
+            watch: Watch::new(settings.has_dimms, stored.and_then(|stored| stored.good_dimms)),
+            settings,
         };
         // The gate is closed from the first moment on.
         machine.follow_gate();
         machine
     }
 
-    /// Takes one event in. The only place where the state changes.
+    /// Takes one event in. The only place where the state changes. In this order: what is due by now, and what that ends;
+    /// the event; what is due by it. Whoever calls this revokes permits before it carries out any effect, if the gate is
+    /// not open any more.
     pub fn step(&mut self, now: Time, event: Event) -> Effects {
         self.now = self.now.max(now);
         let mut effects = Effects::default();
         self.advance();
-        self.follow_gate();
-        effects.0.append(&mut self.pending.before);
-        if self.pending.cap.is_none() {
-            // A wait that has just ended is over, whatever the event brings: its Sets do not wait for another drain.
-            self.flush(&mut effects);
-        }
+        // A barrier that time has just ended is over, whatever the event brings: its Sets do not wait for another drain.
+        self.flush(&mut effects);
         let was_open = self.is_open();
+        self.handle(event, was_open, &mut effects);
+        self.advance();
+        if was_open && !self.is_open() {
+            self.gate.count_closing();
+            self.zones.set_dimms_known(false);
+            self.watch.answering = None;
+        }
+        self.flush(&mut effects);
+        effects
+    }
+
+    /// The orders of the handover first: they wait for no barrier.
+    fn flush(&mut self, effects: &mut Effects) {
+        self.follow_gate();
+        self.handover.flush(effects);
+        self.barrier.flush(self.current.state(), self.current.device(), effects);
+    }
+
+    fn follow_gate(&mut self) {
+        let open = self.is_open();
+        self.handover.follow(self.now, open, self.gate.epoch(), self.barrier.cap());
+    }
+
+    fn handle(&mut self, event: Event, was_open: bool, effects: &mut Effects) {
+        let present = self.gate.epoch();
         match event {
             Event::Chassis(value) => self.on_chassis(value),
             Event::Host(value) => self.on_host(value),
             Event::Os(value) => self.on_os(value),
+            Event::Found(found) => self.on_found(found),
+            Event::Strangers(there) => self.power.set_strangers(there),
             Event::Set { id, state } => {
                 self.on_set(id, state, was_open);
-                self.quiet_since = None;
+                self.watch.note_sign();
             }
             Event::SetDevice { id, state } => {
-                self.quiet_since = None;
-                // Nothing waits for this one (note 14).
-                self.device = state;
-                effects.publish(None, replaced(&mut self.published.1, state));
-                effects.push(Effect::Answer(id));
+                self.watch.note_sign();
+                self.current.set_device(state);
+                self.barrier.answer_device(id, state, effects);
             }
-            Event::Drained { epoch } if epoch == self.epoch => self.drained(),
-            Event::DimmsKnown { epoch } if epoch == self.epoch => self.dimms_known = was_open,
-            Event::Dimms { epoch, answering, required_silent } if epoch == self.epoch => {
-                self.answering = was_open.then_some((answering, required_silent));
+            Event::Drained { epoch } if epoch == present => self.handed_over(|way| way.drained(present)),
+            Event::Quiesced { epoch } if epoch == present => self.handed_over(|way| way.quiesced(present)),
+            Event::MuxAtHost { epoch } if epoch == present => self.handed_over(Handover::mux_given),
+            Event::MuxAtBmc { epoch } if epoch == present => self.handover.mux_taken(),
+            Event::DimmsKnown { epoch } if epoch == present => self.zones.set_dimms_known(was_open),
+            Event::Dimms { epoch, answering, required_silent } if epoch == present => {
+                let answering = Answering { count: answering, required_silent };
+                self.watch.answering = was_open.then_some(answering);
             }
-            Event::Drained { .. } | Event::DimmsKnown { .. } | Event::Dimms { .. } | Event::Tick => {}
-            Event::DimmsPresent(count) => self.present = count,
-            Event::Quiesced { epoch } => self.quiesced(epoch),
-            Event::MuxAtHost { epoch } => self.mux_given(epoch),
-            Event::MuxAtBmc { epoch } => self.mux_taken(epoch),
-            Event::GuardAlarm => {
-                if let Some(hold) = &mut self.hold {
-                    hold.alarmed = true;
-                }
-            }
+            // Of an older closing.
+            Event::Drained { .. }
+            | Event::Quiesced { .. }
+            | Event::MuxAtHost { .. }
+            | Event::MuxAtBmc { .. }
+            | Event::DimmsKnown { .. }
+            | Event::Dimms { .. }
+            | Event::Tick => {}
+            Event::DimmsPresent(count) => self.watch.present = count,
+            Event::GuardAlarm => self.zones.alarm(),
             Event::BootProgressByOthers => {
-                self.foreign_progress = true;
-                self.quiet_since = None;
+                self.boot.note_progress_by_others();
+                self.watch.note_sign();
             }
-            Event::SignOfLife => self.quiet_since = None,
-            Event::CpuPower(power) => {
-                let since = self.cpu_low_since.or(Some(self.now));
-                self.cpu_low_since = since.filter(|_| power == CpuPower::Low);
-            }
-            Event::BusStuck(holds) => self.bus_stuck = holds,
-            Event::UnguardedBus(holds) => self.unguarded_bus = holds,
-            Event::FailsafeConfig(holds) => self.failsafe_config = holds,
-            Event::Rival(there) => self.rival = there,
-            Event::Lapsed => {
-                self.steady_since = None;
-                self.opens_at = None;
-            }
+            Event::SignOfLife => self.watch.note_sign(),
+            Event::CpuPower(power) => self.watch.set_cpu_power(self.now, power),
+            Event::BusStuck(holds) => self.watch.bus_stuck = holds,
+            Event::UnguardedBus(holds) => self.watch.unguarded_bus = holds,
+            Event::FailsafeConfig(holds) => self.watch.failsafe_config = holds,
+            Event::Rival(there) => self.watch.rival = there,
+            Event::BusSilent(holds) => self.watch.bus_silent = holds,
+            Event::Lapsed => self.gate.lapse(),
         }
-        self.advance();
-        if was_open && !self.is_open() {
-            self.epoch = Epoch(self.epoch.0.wrapping_add(1));
-            self.dimms_known = false;
-            self.answering = None;
-        }
-        self.follow_gate();
-        effects.0.append(&mut self.pending.before);
-        if self.pending.cap.is_none() {
-            self.flush(&mut effects);
-        }
-        effects
     }
 
-    /// All that is pending: what Get returns first, then the answers, then the rest.
-    fn flush(&mut self, effects: &mut Effects) {
-        let Pending { answers, afterwards, .. } = core::mem::take(&mut self.pending);
-        let state = replaced(&mut self.published.0, self.state);
-        let device = replaced(&mut self.published.1, self.device);
-        effects.publish(state, device);
-        effects.0.extend(answers.into_iter().map(Effect::Answer));
-        effects.0.extend(afterwards);
-    }
-
-    // ---- The rules of design 3.2 ---------------------------------------------------------------
+    // ---- The rules of rules 3.2 ---------------------------------------------------------------
 
     /// Rules 1 and 2.
     fn on_set(&mut self, id: SetId, state: AcpiState, was_open: bool) {
-        let last_set = self.last_set.replace(self.now);
-        self.has_reported = true;
-        self.restoring = false;
-        self.complete_since = None;
-        self.pending.answers.push(id);
+        let last_set = self.current.note_set(self.now);
+        self.gate.set_locked(false);
+        self.power.forget_complete();
+        self.barrier.answer(id);
         // Which Set waits for the drain: note 15.
         if state.kind() == Kind::Post || (was_open && !state.is_working()) {
-            self.pending.cap = self.pending.cap.or(Some(self.now + self.settings.timing.ack_cap));
+            self.barrier.begin(self.now);
         }
-        self.suspect_less(state);
+        self.suspicion.host_reports(state.kind(), self.power.host_may_run());
 
-        if state != self.state {
+        if state != self.current.state() {
             self.become_state(state, Cause::HostReport);
-        } else if self.cause != Cause::HostReport {
-            self.cause = Cause::HostReport;
+        } else if self.current.cause() != Cause::HostReport {
+            self.current.confirm();
             self.note_seen();
         } else {
-            // It may have been Set while Off, and now again.
+            // The same report counts anew: the first may have come while the host was off.
             self.note_seen();
-            self.history.repeat();
+            self.boot.repeat();
             if state.kind() != Kind::Post {
                 self.order_unit();
                 return;
             }
-            self.emit(Effect::Assert);
+            self.barrier.emit(Effect::Assert);
             let retry = last_set.is_some_and(|last| self.now.since(last) < RESET_BETWEEN_SETS);
             if !retry && !self.is_off() {
                 self.restart_post();
@@ -584,120 +244,80 @@ impl Machine {
         }
     }
 
-    /// What a report says about a suspected reset (rules 4 and 5).
-    fn suspect_less(&mut self, reported: AcpiState) {
-        let running = self.host_is_running();
-        let Some(suspicion) = &mut self.suspicion else { return };
-        match reported.kind() {
-            Kind::Working if running => self.suspicion = None,
-            Kind::Post | Kind::OffLike => suspicion.reported = true,
-            Kind::Working | Kind::Sleep | Kind::Unknown => {}
-        }
-        self.resolve_reported();
-    }
-
-    fn resolve_reported(&mut self) {
-        if self.host_is_running() && self.suspicion.is_some_and(|s| s.reported) {
-            self.suspicion = None;
-        }
-    }
-
     fn on_chassis(&mut self, value: Option<Chassis>) {
-        let before = self.chassis.update(value);
-        if !self.is_decided() {
-            // The first value is rule 6's, an edge from one to another is rule 3's.
-            if self.chassis.last() == Some(Chassis::Off) && before.is_none() {
-                // With `host_off_is_off` power may have been seen to come on before: then this is its edge all the same.
-                if self.on_edge_at.is_some() {
-                    self.follow_power(Cause::ChassisOff);
-                } else {
-                    self.power = Some(Chassis::Off);
-                    self.suspicion = None;
-                }
-                self.decide();
-                return;
+        let before = self.power.set_chassis(value);
+        // Before the decision a first value is rule 6's; a change from one value to another is rule 3's.
+        if !self.is_decided() && self.power.chassis() == Some(Chassis::Off) && before.is_none() {
+            // With `host_off_is_off` power may have been seen to come on before: then this is its edge all the same.
+            if self.power.came_on() {
+                self.follow_power(Cause::ChassisOff);
+            } else {
+                self.power.found_off();
+                self.suspicion.clear();
             }
+            self.decide();
+            return;
         }
         self.follow_power(Cause::ChassisOff);
-        self.judge_post();
+        self.power.judge_post(self.now);
     }
 
     fn on_host(&mut self, value: Option<Host>) {
-        let before = self.host.update(value);
-        let Some(host) = self.host.last() else { return };
-        if before == Some(host) {
-            return;
-        }
-        self.host_since = self.now;
+        let Some(change) = self.power.set_host(self.now, value) else { return };
         self.follow_power(Cause::HostOff);
-        // Rule 4. A host that is first seen after the decision was taken as Running (note 4).
-        let left_running = match before {
+        // Rule 4. A host whose first value comes after the decision was taken for Running until then (note 4).
+        let left_running = match change.from {
             Some(Host::Running | Host::TransitioningToOff) => true,
             Some(Host::Off | Host::Halted) => false,
             None => self.is_decided(),
         };
-        match host {
+        match change.to {
             Host::Off | Host::Halted if left_running => self.suspect(),
-            Host::Running => self.resolve_reported(),
+            Host::Running => self.suspicion.host_runs(),
             Host::Off | Host::Halted | Host::TransitioningToOff => {}
         }
     }
 
     fn suspect(&mut self) {
-        if self.power != Some(Chassis::Off) {
-            self.suspicion =
-                Some(Suspicion { reported: false, post_complete: self.post() == Some(Os::Complete) });
+        if !self.power.is_off() {
+            self.suspicion.begin(self.power.post_is_complete());
         }
     }
 
     fn on_os(&mut self, value: Option<Os>) {
-        let before = self.os.update(value);
-        let complete = self.post() == Some(Os::Complete) && !self.os.is_missing();
-        if let Some(suspicion) = &mut self.suspicion {
-            suspicion.post_complete &= complete;
-        }
-        self.judge_post();
-        if before.is_some() && self.post().is_some() && self.post() != before {
-            self.quiet_since = None;
+        let before = self.power.set_os(value);
+        self.suspicion.post_is(self.power.post_is_complete());
+        self.power.judge_post(self.now);
+        let post = self.power.post();
+        if before.is_some() && post.is_some() && post != before {
+            self.watch.note_sign();
         }
     }
 
-    /// Rule 7: POST complete this soon after power-on is not POST complete.
-    fn judge_post(&mut self) {
-        let fresh = self.on_edge_at.is_some_and(|at| self.now.since(at) <= POST_COMPLETE_BOGUS);
-        if fresh && self.chassis.last() == Some(Chassis::On) && self.post() == Some(Os::Complete) {
-            self.post_bogus = true;
+    /// A value that was read again, and no signal has told (note B2): evidence like any other.
+    fn on_found(&mut self, found: Found) {
+        let untold = self.power.untold_since(self.now, found);
+        match found {
+            Found::Chassis(value) => self.on_chassis(Some(value)),
+            Found::Host(value) => self.on_host(Some(value)),
+            Found::Os(value) => self.on_os(Some(value)),
         }
+        self.power.set_untold(found, untold);
     }
 
     /// Chassis power as the rules see it, and its edges: rules 3 and 8.
     fn follow_power(&mut self, off_cause: Cause) {
-        let power = match (self.chassis.last(), self.host.last()) {
-            (Some(Chassis::Off), _) => Some(Chassis::Off),
-            (chassis, Some(host)) if self.settings.evidence.host_off_is_off => match host {
-                // A host that is neither off nor running has power, for all we know.
-                Host::Running | Host::Halted => Some(Chassis::On),
-                Host::Off if self.host_off_for_long() => Some(Chassis::Off),
-                Host::Off | Host::TransitioningToOff => self.power.or(chassis),
-            },
-            (chassis, _) => chassis,
-        };
-        let before = core::mem::replace(&mut self.power, power);
-        if before == power {
-            return;
-        }
-        self.power_since = self.now;
+        let Some(edge) = self.power.follow(self.now, self.due(Timer::HostOff)) else { return };
         self.follow_off();
-        self.on_edge_at = (before == Some(Chassis::Off) && power == Some(Chassis::On)).then_some(self.now);
-        match power {
+        match edge.to {
             Some(Chassis::Off) => {
-                self.suspicion = None;
-                self.device = AcpiState::S3D3;
-                if !self.state.is_off_like() && !self.state.is_sleep() {
+                self.suspicion.clear();
+                self.current.set_device(AcpiState::S3D3);
+                if !self.current.state().is_off_like() && !self.current.state().is_sleep() {
                     self.become_state(AcpiState::S5G2, off_cause);
                 }
             }
-            Some(Chassis::On) if before == Some(Chassis::Off) => match self.state.kind() {
+            Some(Chassis::On) if edge.from == Some(Chassis::Off) => match self.current.kind() {
                 Kind::Sleep => self.become_state(AcpiState::S2D2, Cause::Resumed),
                 Kind::Working => self.become_state(AcpiState::S2D2, Cause::PowerOn),
                 Kind::OffLike if self.settings.evidence.s2_from_power_on => {
@@ -707,7 +327,7 @@ impl Machine {
             },
             Some(Chassis::On) | None => {}
         }
-        self.judge_post();
+        self.power.judge_post(self.now);
         self.follow_rows();
     }
 
@@ -717,168 +337,114 @@ impl Machine {
             return;
         };
         self.follow_off();
-        let working = stored.filter(|s| s.state.is_working());
-        let resting = stored.filter(|s| s.state.is_off_like() || s.state.is_sleep());
-        let restored = |s: Stored| (s.state, Cause::Restored);
-        let unknown = (AcpiState::Unknown, Cause::Startup);
-        let mut restoring = false;
-
-        let (state, cause) = if self.power == Some(Chassis::Off) {
-            resting.map_or((AcpiState::S5G2, Cause::Startup), restored)
-        } else if self.host.last().is_some_and(|host| host != Host::Running) {
-            self.host_since = self.now;
-            if self.suspicion.is_none() {
+        let off = self.power.is_off();
+        let stopped = !self.power.host_may_run();
+        if stopped && !off {
+            self.power.count_host_from(self.now);
+            if !self.suspicion.holds() {
                 self.suspect();
             }
-            stored.map_or(unknown, restored)
-        } else if let Some(post) = self.post() {
-            match post {
-                Os::Complete => (AcpiState::S0G0D0, Cause::Startup),
-                Os::Inactive => (AcpiState::S2D2, Cause::Startup),
-            }
-        } else if let Some(s) = stored.filter(|s| s.reset_suspected || s.state.kind() == Kind::Post) {
-            let used = s.state.kind() == Kind::Post;
-            (AcpiState::S2D2, if used { Cause::Restored } else { Cause::Startup })
-        } else if let Some(s) = working.filter(|s| s.same_bmc_boot) {
-            restored(s)
-        } else {
-            restoring = true;
-            working.map_or(unknown, restored)
-        };
-
-        if self.power == Some(Chassis::Off) && self.device == AcpiState::Unknown {
-            self.device = AcpiState::S3D3;
         }
-        if self.has_reported || self.state != AcpiState::Unknown {
+        let decision = decide(start::Found { off, stopped, post: self.power.post(), stored });
+        if off {
+            self.current.find_device(Kind::OffLike);
+        }
+        if self.current.stands() {
             // A Set that came first stands, and so does what rules 3 and 4 made of it.
             self.follow_rows();
         } else {
-            self.restoring = restoring;
-            self.become_state(state, cause);
-            if state.kind() == Kind::Post {
+            self.gate.set_locked(decision.locked);
+            self.become_state(decision.state, decision.cause);
+            if decision.state.kind() == Kind::Post {
                 // Firmware that is at work will be heard.
-                self.quiet_since = self.quiet_since.or(Some(self.now));
+                self.watch.owe_sign(self.now);
             }
         }
     }
 
-    /// Everything whose time has come. Each rule that acts takes its own condition away, so this ends.
+    /// Everything whose time has come.
     fn advance(&mut self) {
         // Due long before rule 6's two minutes, if the wake-up is that late.
         self.follow_power(Cause::HostOff);
-        if let Start::Undecided { at_the_latest, .. } = self.start {
-            let read = self.chassis.last().is_some() && self.host.last().is_some();
-            if read || at_the_latest <= self.now {
-                self.decide();
-            }
+        let read = self.power.chassis().is_some() && self.power.host().is_some();
+        if !self.is_decided() && (read || self.due(Timer::Decide)) {
+            self.decide();
         }
         self.follow_power(Cause::HostOff);
-        self.settle_suspicion();
+        if self.due(Timer::Suspicion) {
+            self.resolve_suspicion();
+        }
         self.mark();
-        if self.post_complete_at().is_some_and(|at| at <= self.now) {
+        if self.due(Timer::PostComplete) {
             self.become_state(AcpiState::S0G0D0, Cause::PostComplete);
         }
-        if self.restored_at().is_some_and(|at| at <= self.now) {
-            if self.state == AcpiState::Unknown {
+        if self.due(Timer::Unlock) {
+            // Nothing has contradicted a working host for `restore_settle`.
+            if self.current.state() == AcpiState::Unknown {
                 self.become_state(AcpiState::S0G0D0, Cause::Startup);
             }
-            // `restore_settle` was in place of `settle`.
-            self.restoring = false;
-            self.opens_at = Some(self.now);
+            self.gate.end_lock(self.now);
         }
-        self.hand_over_late();
-        if self.pending.cap.is_some_and(|cap| cap <= self.now) {
-            self.pending.cap = None;
-            self.emit(Effect::DrainTimedOut);
+        if self.due(Timer::Handover) {
+            self.handover.hand_over_late(self.gate.epoch());
+        }
+        if self.due(Timer::AckCap) {
+            self.barrier.end();
+            self.barrier.emit(Effect::DrainTimedOut);
         }
         self.mark();
     }
 
-    /// Rules 4 and 5: what time says about a suspected reset.
-    fn settle_suspicion(&mut self) {
-        let Some(suspicion) = self.suspicion else { return };
-        if self.suspicion_at().is_none_or(|at| at > self.now) {
-            return;
-        }
-        self.suspicion = None;
-        if !self.host_is_running() {
-            if !self.state.is_off_like() && !self.state.is_sleep() {
+    /// Rules 4 and 5: what time says about a suspected reset. Due only where the host is Off, or is Running and the state is
+    /// not an off-like one: `suspicion_ends_at`.
+    fn resolve_suspicion(&mut self) {
+        let was_complete = self.suspicion.post_was_complete();
+        self.suspicion.clear();
+        if !self.power.host_may_run() {
+            if !self.current.state().is_off_like() && !self.current.state().is_sleep() {
                 self.become_state(AcpiState::S5G2, Cause::HostOff);
             }
-        } else if !suspicion.post_complete {
+        } else if !was_complete {
             self.become_state(AcpiState::S2D2, Cause::HostReset);
         }
     }
 
-    /// When rule 4's `host_off` or rule 5's `reset_confirm` ends.
-    fn suspicion_at(&self) -> Option<Time> {
-        self.suspicion?;
-        match self.host.last()? {
-            Host::Off => Some(self.host_since + self.settings.timing.host_off),
-            // From an off-like state nothing changes.
-            // What was Set stands for as long: rule 1.
-            Host::Running if self.is_decided() && !self.state.is_off_like() => {
-                Some(self.host_since.max(self.since) + self.settings.timing.reset_confirm)
-            }
-            Host::Running | Host::Halted | Host::TransitioningToOff => None,
+    // ---- The barrier of rules 3.3 ----------------------------------------------------------------
+
+    /// A step of the handover is done. If it was the last, the waiting Sets are answered.
+    fn handed_over(&mut self, step: impl FnOnce(&mut Handover) -> bool) {
+        if step(&mut self.handover) {
+            self.barrier.end();
         }
-    }
-
-    /// When rule 7 makes the state `S0_G0_D0`.
-    fn post_complete_at(&self) -> Option<Time> {
-        let wait = match (self.state.kind(), self.cause) {
-            (Kind::Working, _) => return None,
-            (Kind::Post, Cause::HostReport) => POST_COMPLETE_REPORTED,
-            (Kind::Post, _) => POST_COMPLETE,
-            (Kind::OffLike | Kind::Sleep | Kind::Unknown, _) => {
-                if !self.settings.evidence.s0_from_post_complete {
-                    return None;
-                }
-                POST_COMPLETE
-            }
-        };
-        Some(self.complete_since? + wait)
-    }
-
-    /// When the lock of rule 6 ends by time.
-    pub(super) fn restored_at(&self) -> Option<Time> {
-        self.restoring.then_some(self.steady_since? + self.settings.timing.restore_settle)
     }
 
     // ---- What the rules are made of --------------------------------------------------------------
 
     /// Enters a state, or the same one again for a new cause.
     fn become_state(&mut self, state: AcpiState, cause: Cause) {
-        self.restoring &= matches!(cause, Cause::Startup | Cause::Restored);
-        self.complete_since = None;
-        let again = self.state == state;
-        let entry = (!again || cause == Cause::HostReset)
-            .then(|| self.history.transition(self.now, self.state, state, cause));
-        self.cause = cause;
-        if let Some(entry) = entry {
-            self.previous = self.state;
-            self.since = self.now;
-            self.state = state;
-            self.emit(Effect::Transitioned(entry));
+        if !matches!(cause, Cause::Startup | Cause::Restored) {
+            self.gate.set_locked(false);
         }
+        self.power.forget_complete();
+        let again = self.current.state() == state;
+        let is_transition = !again || cause == Cause::HostReset;
+        if is_transition {
+            let from = self.current.state();
+            let transition = Transition { at: self.now, from, to: state, cause, repeats: 0 };
+            self.boot.record(transition);
+            self.barrier.emit(Effect::Transitioned(transition));
+        }
+        self.current.enter(self.now, state, cause, is_transition);
         self.follow_off();
         self.note_seen();
-        match state.kind() {
-            Kind::Post if !self.is_off() => {
-                self.begin_boot();
-                self.history.firmware_seen(self.now);
-            }
-            Kind::Working if self.history.in_boot() => self.history.booted(self.now),
-            Kind::OffLike => self.history.boot_abandoned(),
-            Kind::Post | Kind::Working | Kind::Sleep | Kind::Unknown => {}
-        }
+        self.boot.entered(self.now, state.kind());
         if cause == Cause::HostReset {
-            self.quiet_since = Some(self.now);
+            self.watch.owe_sign_anew(self.now);
         } else if state.is_working() {
-            self.quiet_since = None;
+            self.watch.note_sign();
         }
         if again && cause == Cause::HostReset {
-            self.emit(Effect::Assert);
+            self.barrier.emit(Effect::Assert);
             self.restart_post();
         } else {
             self.order_unit();
@@ -888,199 +454,160 @@ impl Machine {
 
     /// What a state shows of the host since power-on.
     fn note_seen(&mut self) {
-        let working = self.state.is_working();
-        if !self.is_off() {
-            self.worked |= working;
-            self.firmware_seen |=
-                working || (self.state.kind() == Kind::Post && self.cause == Cause::HostReport);
-        }
-    }
-
-    fn begin_boot(&mut self) {
-        if !self.history.in_boot() {
-            self.history.boot_begins(self.now);
-            self.foreign_progress = false;
-            self.resets = 0;
-        }
+        self.boot.note_seen(self.current.kind(), self.current.cause() == Cause::HostReport);
     }
 
     /// The edges of off, as everything that follows from the state sees it.
     fn follow_off(&mut self) {
         let off = self.is_off();
-        if core::mem::replace(&mut self.was_off, off) == off {
-            return;
+        if self.boot.follow_off(self.now, off) {
+            if off {
+                self.watch.note_sign();
+            } else {
+                self.watch.owe_sign_anew(self.now);
+            }
         }
-        self.firmware_seen = false;
-        self.worked = false;
-        if off {
-            self.powered_at = None;
-            self.quiet_since = None;
-            self.history.boot_abandoned();
-        } else {
-            self.powered_at = Some(self.now);
-            self.quiet_since = Some(self.now);
-            self.begin_boot();
-        }
+    }
+
+    fn unit_row(&self) -> Option<UnitRow> {
+        UnitRow::of(self.is_off(), self.current.kind())
     }
 
     /// Power changed what the rows of 3.1 say, though the state did not.
     fn follow_rows(&mut self) {
-        if self.is_decided() && self.unit_row() != self.unit_row {
+        if self.is_decided() && self.orders.differ(self.unit_row()) {
             self.order_unit();
         }
         self.write_progress();
     }
 
     fn order_unit(&mut self) {
-        let Some(row) = self.unit_row() else { return };
-        self.unit_row = Some(row);
-        let order = match row {
-            UnitRow::Active(target) => UnitOrder::Start(target),
-            UnitRow::NoneActive => UnitOrder::StopAll,
-        };
-        self.emit(Effect::Unit(order));
+        if let Some(order) = self.orders.follow(self.unit_row()) {
+            self.barrier.emit(Effect::Unit(order));
+        }
     }
 
     /// S2 once more: firmware was reset in POST.
     fn restart_post(&mut self) {
-        self.resets = self.resets.saturating_add(1);
-        self.unit_row = Some(UnitRow::Active(Target::S2));
-        self.emit(Effect::Unit(UnitOrder::Restart(Target::S2)));
+        self.boot.count_reset();
+        self.barrier.emit(Effect::Unit(self.orders.restart_post()));
     }
 
     fn write_progress(&mut self) {
-        let Some(stage) = self.boot_stage() else { return };
-        if self.boot_stage.replace(stage) == Some(stage) {
+        let Some(stage) = self.orders.enter(BootStage::of(self.is_off(), self.current.kind())) else {
             return;
+        };
+        let wanted = self.settings.write_boot_progress;
+        let known_only = matches!(self.current.cause(), Cause::Startup | Cause::Restored);
+        let others = self.boot.progress_is_by_others() && stage != BootStage::Unspecified;
+        if wanted && !known_only && !others {
+            self.barrier.emit(Effect::BootProgress(stage));
         }
-        let known_only = matches!(self.cause, Cause::Startup | Cause::Restored);
-        let others = self.foreign_progress && stage != BootStage::Unspecified;
-        if !known_only && !others {
-            self.emit(Effect::BootProgress(stage));
-        }
-    }
-
-    /// An effect that comes after the answers.
-    fn emit(&mut self, effect: Effect) {
-        self.pending.afterwards.push(effect);
     }
 
     // ---- Times -----------------------------------------------------------------------------------
 
-    /// Brings the times up to date that everything else is computed from.
+    /// Brings the times up to date that the deadlines are computed from.
     fn mark(&mut self) {
-        fn track(at: &mut Option<Time>, holds: bool, began: Time) {
-            *at = if holds { at.or(Some(began)) } else { None };
-        }
         let now = self.now;
-        let steady = self.is_steady();
-        let clear = steady && self.state.is_working() && !self.restoring;
-        let complete = steady && self.post() == Some(Os::Complete);
-        track(&mut self.steady_since, steady, now);
-        track(&mut self.opens_at, clear, now + self.settings.timing.settle);
-        track(&mut self.complete_since, complete, now);
+        let conditions = self.conditions();
+        let steady = conditions.are_steady();
+        self.gate.follow(now, steady, conditions.working);
+        self.power.count_complete(now, steady);
 
         let open = self.is_open();
-        let powered = self.is_decided() && !self.is_off();
-        track(&mut self.closed_since, powered && !open, now);
-        let cpu_due = powered && self.cpu_should_run();
-        track(&mut self.cpu_due_since, cpu_due, now);
-        if self.dimms_at().is_some_and(|at| at <= now) && !self.dimms_are_missing() {
-            self.good_dimms =
-                self.dimm_count().map_or(self.good_dimms, |count| count.learned(self.good_dimms));
+        let powered = self.is_powered();
+        self.gate.follow_closed(now, powered && !open);
+        self.watch.expect_cpu_power(now, powered && self.cpu_should_run());
+        if self.due(Timer::Dimms) {
+            self.watch.learn_dimms();
         }
-        let released = !powered || (open && (self.dimms_known || !self.settings.has_dimms));
-        if released {
-            self.hold = None;
-        } else if self.hold.is_none() && self.hold_at().is_some_and(|at| at <= now) {
-            self.hold = Some(Hold { from_working: self.worked, alarmed: false });
+        if !powered {
+            self.zones.release();
+        } else if open {
+            self.zones.opened();
+        } else if self.due(Timer::Hold) {
+            self.zones.take(self.boot.has_worked());
         }
     }
 
-    /// When the DIMM zones are taken, if the gate stays closed.
-    fn hold_at(&self) -> Option<Time> {
-        let closed = self.closed_since?;
-        let in_post = self.state.kind() == Kind::Post;
-        Some(if in_post { closed } else { closed + self.settings.timing.hold_after })
-    }
+    // ---- The gate ------------------------------------------------------------------------------------
 
-    /// When [`Machine::step`] must be called next, if nothing happens before. An early or stale call
-    /// changes nothing.
+    /// The gate: open if and only if every condition of 3.1 holds and has held for long enough.
     #[must_use]
-    pub fn wake_at(&self) -> Option<Time> {
-        let timing = &self.settings.timing;
-        let undecided = match self.start {
-            Start::Undecided { at_the_latest, .. } => Some(at_the_latest),
-            Start::Decided => None,
-        };
-        let host_is_off = (self.settings.evidence.host_off_is_off && self.host.last() == Some(Host::Off))
-            .then_some(self.host_since + timing.host_off);
-        [
-            undecided,
-            self.pending.cap,
-            self.suspicion_at(),
-            host_is_off,
-            self.post_complete_at(),
-            self.restored_at(),
-            self.opens_at,
-            self.hold_at(),
-            self.hold.and_then(|_| self.boot_hold_ends_at()),
-            self.deadline_at(),
-            self.thermal_at(),
-            self.handover_at(),
-            self.silent_at(),
-            self.no_cpu_power_at(),
-            self.dimms_at(),
-        ]
-        .into_iter()
-        .flatten()
-        .filter(|at| *at > self.now)
-        .min()
+    pub fn is_open(&self) -> bool {
+        self.due(Timer::Open)
     }
 
-    /// When the firmware has owed a sign of life for too long.
-    pub(super) fn silent_at(&self) -> Option<Time> {
-        Some(self.quiet_since? + self.settings.timing.silent_after)
+    fn conditions(&self) -> Conditions {
+        Conditions {
+            working: self.current.state().is_working(),
+            off: self.power.is_off(),
+            known: self.is_decided() && !self.power.is_missing(),
+            suspected: self.suspicion.holds(),
+            running: self.power.host_may_run(),
+            in_post: self.power.post() == Some(Os::Inactive),
+        }
     }
 
-    /// When the CPU has drawn no power for too long.
-    pub(super) fn no_cpu_power_at(&self) -> Option<Time> {
-        let due = self.cpu_due_since? + NO_CPU_POWER_FROM;
-        Some(due.max(self.cpu_low_since? + NO_CPU_POWER_FOR))
+    /// What keeps the gate closed; empty when it is open.
+    #[must_use]
+    pub fn gate_reasons(&self) -> Vec<GateReason> {
+        let reasons: Vec<_> = self.conditions().failing().collect();
+        if reasons.is_empty() && !self.is_open() { vec![GateReason::Settling] } else { reasons }
     }
 
-    /// From when on every DIMM must have answered.
-    pub(super) fn dimms_at(&self) -> Option<Time> {
-        Some((self.since + DIMMS_FROM).max(self.opens_at? + DIMMS_FROM_OPEN))
+    /// The gate is open and the bus is ours: a transfer may begin.
+    #[must_use]
+    pub fn has_bus(&self) -> bool {
+        self.is_open() && self.handover.is_ours()
+    }
+
+    /// Whether this host lets others transfer on a bus that carries its DIMMs. An Off is worth that only
+    /// while its service stands by it.
+    #[must_use]
+    pub fn allows_bus(&self) -> bool {
+        self.has_bus() || (self.is_off() && !self.power.is_missing())
+    }
+
+    /// Sets wait for the drain: [`Event::Drained`] is wanted.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.barrier.holds()
+    }
+
+    /// [`Event::Drained`] is wanted: for a Set, or for the mux.
+    #[must_use]
+    pub fn wants_drained(&self) -> bool {
+        self.is_draining() || self.handover.is_draining()
+    }
+
+    /// How often the gate was closed: what [`Event::Drained`] and [`Event::DimmsKnown`] must carry.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.gate.epoch()
     }
 
     // ---- Asking ----------------------------------------------------------------------------------
 
-    fn host_off_for_long(&self) -> bool {
-        self.now.since(self.host_since) >= self.settings.timing.host_off
+    /// Chassis Off, or what counts as it where no power service exists (note 6).
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.power.is_off()
+            || (self.power.is_unknown() && self.is_decided() && self.current.state().is_off_like())
     }
 
-    fn host_is_running(&self) -> bool {
-        self.host.last().is_none_or(|host| host == Host::Running)
+    /// Rule 6 has decided, and the host is not off.
+    pub(super) fn is_powered(&self) -> bool {
+        self.is_decided() && !self.is_off()
     }
 
     /// A CPU under power draws some, unless the host sleeps, is off, or has said that it will be (note 29).
     fn cpu_should_run(&self) -> bool {
-        let host_off = self.host.last() == Some(Host::Off);
-        let said_off = self.state.is_off_like() && self.last_set.is_some_and(|set| set >= self.power_since);
-        !host_off && !said_off && !self.state.is_sleep()
-    }
-
-    /// The DIMMs that there are, as far as anybody counts them.
-    pub(super) fn dimm_count(&self) -> Option<DimmCount> {
-        let answering = if self.settings.has_dimms { self.answering?.0 } else { 0 };
-        Some(DimmCount { answering, present: self.present })
-    }
-
-    /// Fewer than at the last good boot, or a required one does not answer.
-    pub(super) fn dimms_are_missing(&self) -> bool {
-        let fewer = self.dimm_count().zip(self.good_dimms).is_some_and(|(now, good)| now.is_fewer_than(good));
-        fewer || self.answering.is_some_and(|(_, required_silent)| required_silent)
+        let host_off = self.power.host() == Some(Host::Off);
+        let state = self.current.state();
+        let said_off = state.is_off_like() && self.current.was_set_since(self.power.since());
+        !host_off && !said_off && !state.is_sleep()
     }
 
     /// Rule 6 has decided.
@@ -1089,16 +616,10 @@ impl Machine {
         self.start == Start::Decided
     }
 
-    /// POST status, where it is trusted and there is any (rule 7).
-    pub(super) fn post(&self) -> Option<Os> {
-        let trusted = self.settings.evidence.post_complete_trusted && !self.post_bogus;
-        // Without a chassis service nothing it says can be checked.
-        if trusted && self.chassis.last().is_some() { self.os.last() } else { None }
-    }
-
-    /// A power service that was seen is missing (rule 9).
-    pub(super) fn evidence_is_missing(&self) -> bool {
-        self.chassis.is_missing() || self.host.is_missing() || (self.post().is_some() && self.os.is_missing())
+    /// What no power service reports.
+    #[must_use]
+    pub fn untold(&self) -> Untold {
+        self.power.unreported()
     }
 
     /// The host's number in its D-Bus paths and unit names.
@@ -1116,37 +637,37 @@ impl Machine {
     /// The ACPI state as it is decided now; during a barrier it is ahead of what Get returns.
     #[must_use]
     pub fn state(&self) -> AcpiState {
-        self.state
+        self.current.state()
     }
 
     /// The device state.
     #[must_use]
     pub fn device(&self) -> AcpiState {
-        self.device
+        self.current.device()
     }
 
     /// What brought the state about.
     #[must_use]
     pub fn cause(&self) -> Cause {
-        self.cause
+        self.current.cause()
     }
 
     /// The state before.
     #[must_use]
     pub fn previous(&self) -> AcpiState {
-        self.previous
+        self.current.previous()
     }
 
     /// When the last transition was.
     #[must_use]
     pub fn since(&self) -> Time {
-        self.since
+        self.current.since()
     }
 
     /// The transitions and boots.
     #[must_use]
     pub fn history(&self) -> &History {
-        &self.history
+        self.boot.history()
     }
 
     /// What is to be remembered for the next life of the daemon. `None`, before rule 6 has decided: what was stored stays,
@@ -1154,33 +675,57 @@ impl Machine {
     /// of the BMC: another restart must not take it for confirmed.
     #[must_use]
     pub fn to_store(&self) -> Option<Stored> {
-        let reset_suspected = self.suspicion.is_some();
-        let overtaken = self.has_reported || self.state != AcpiState::Unknown || reset_suspected;
+        let reset_suspected = self.suspicion.holds();
         let stored = Stored {
-            state: self.state,
+            state: self.current.state(),
             reset_suspected,
-            same_bmc_boot: !self.restoring,
-            good_dimms: self.good_dimms,
+            same_bmc_boot: !self.gate.is_locked(),
+            good_dimms: self.watch.good_dimms(),
         };
-        (self.is_decided() || overtaken).then_some(stored)
+        (self.is_decided() || self.current.stands() || reset_suspected).then_some(stored)
     }
 
-    /// Sets wait for the drain: [`Event::Drained`] is wanted.
-    #[must_use]
-    pub fn is_draining(&self) -> bool {
-        self.pending.cap.is_some()
+    // ---- The parts, for the policy to ask ------------------------------------------------------------
+
+    pub(super) fn settings(&self) -> &config::Host {
+        &self.settings
     }
 
-    /// How often the gate was closed: what [`Event::Drained`] and [`Event::DimmsKnown`] must carry.
-    #[must_use]
-    pub fn epoch(&self) -> Epoch {
-        self.epoch
+    pub(super) fn now(&self) -> Time {
+        self.now
+    }
+
+    pub(super) fn power(&self) -> &Power {
+        &self.power
+    }
+
+    pub(super) fn current(&self) -> &Current {
+        &self.current
+    }
+
+    pub(super) fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    pub(super) fn boot(&self) -> &Boot {
+        &self.boot
+    }
+
+    pub(super) fn hold(&self) -> Option<Hold> {
+        self.zones.hold()
+    }
+
+    pub(super) fn watch(&self) -> &Watch {
+        &self.watch
     }
 }
 
 #[cfg(test)]
-mod invariants;
-#[cfg(test)]
-mod properties;
-#[cfg(test)]
-mod reachability;
+#[allow(clippy::too_many_lines, reason = "a rule is one claim after another")]
+mod tests {
+    mod handover;
+    mod invariants;
+    mod properties;
+    mod reachability;
+    mod timers;
+}

@@ -13,9 +13,9 @@ use std::fmt;
 pub struct Celsius(f64);
 
 impl Celsius {
-    /// No sensor of a server is colder, running or off (design 3.4).
+    /// No sensor of a server is colder, running or off (rules 3.4).
     pub const COLDEST: f64 = -40.0;
-    /// None that still works is hotter (design 3.4).
+    /// None that still works is hotter (rules 3.4).
     pub const HOTTEST: f64 = 125.0;
 
     /// A reading, if it can be believed: from [`COLDEST`](Self::COLDEST) to [`HOTTEST`](Self::HOTTEST).
@@ -49,10 +49,31 @@ pub enum Fault {
     ArbitrationLost,
     /// It answers, but is not what the configuration says, or its sensor is off: why.
     Unfit(&'static str),
-    /// Outside -40 to 125 degrees (design 3.4).
+    /// It is one of those that have a sensor or not, and has none: why.
+    NoSensor(&'static str),
+    /// An SPD5118 whose registers cannot be believed: what its MR11 says is not page 0 with addresses of one byte.
+    Page(u8),
+    /// Outside -40 to 125 degrees (rules 3.4).
     Implausible,
     /// Another errno.
     Other(i32),
+}
+
+impl Fault {
+    /// Whether only a device that is there brings it about: then there is one, and it cannot be read. (A kernel driver is not
+    /// bound to one that does not answer it.)
+    #[must_use]
+    pub const fn is_of_a_device(self) -> bool {
+        match self {
+            Self::Unfit(_) | Self::Page(_) | Self::Implausible | Self::Bound => true,
+            Self::NoBus
+            | Self::Absent
+            | Self::Hung
+            | Self::ArbitrationLost
+            | Self::NoSensor(_)
+            | Self::Other(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for Fault {
@@ -63,7 +84,12 @@ impl fmt::Display for Fault {
             Self::Hung => f.write_str("the bus hangs"),
             Self::Bound => f.write_str("a kernel driver has the address"),
             Self::ArbitrationLost => f.write_str("another master was on the bus"),
-            Self::Unfit(why) => f.write_str(why),
+            Self::Unfit(why) | Self::NoSensor(why) => f.write_str(why),
+            Self::Page(mr11) => write!(
+                f,
+                "this SPD hub's registers cannot be read: its MR11 is {mr11:#04x}, where page 0 and addresses of one byte \
+                 are 0x00; who selected another page? (see spd_page in the configuration)"
+            ),
             Self::Implausible => f.write_str("it gives a value outside -40 to 125 degrees"),
             Self::Other(errno) => write!(f, "error {errno}"),
         }
@@ -72,6 +98,8 @@ impl fmt::Display for Fault {
 
 /// Nothing was driving the data line, or a register that does not exist was read.
 pub(super) const ALL_ONES: Fault = Fault::Unfit("it answers with nothing but ones");
+/// Something holds the data line low, or answers for a device that is not there.
+pub(super) const ALL_ZEROES: Fault = Fault::Unfit("it answers with nothing but zeroes");
 
 /// `width` bits of two's complement, from bit 0 up.
 const fn signed(bits: u16, width: u32) -> i16 {

@@ -9,7 +9,7 @@ use super::time::Time;
 const PATIENCE: u32 = 5;
 /// The longest rest of one that never answered.
 const LONGEST_ABSENT: Duration = Duration::from_secs(60);
-/// The longest rest of one that has answered, ever.
+/// The longest rest of one that has answered since its place was last skipped.
 const LONGEST_FAILING: Duration = Duration::from_secs(10);
 
 /// The places of a bus's sensors in time.
@@ -46,11 +46,12 @@ impl Schedule {
         self.places.iter().map(|place| place.due).enumerate().min_by_key(|(_, due)| *due)
     }
 
-    /// Nothing could be read for a while: everyone is at the next place again, and has not failed.
-    pub fn resume(&mut self, now: Time) {
-        for place in &mut self.places {
-            place.fails = 0;
-            place.due = place.after(now);
+    /// This one could not be read for a while: it is at its next place again, and nothing is known of it. A place that has
+    /// just come is not passed over: who wakes up late must not lose it.
+    pub fn resume(&mut self, sensor: usize, now: Time) {
+        if let Some(place) = self.places.get_mut(sensor) {
+            (place.fails, place.answered) = (0, false);
+            place.due = place.at_or_after(now);
         }
     }
 
@@ -62,11 +63,12 @@ impl Schedule {
         }
     }
 
-    /// This one was read.
-    pub fn done(&mut self, sensor: usize, now: Time, good: bool) {
+    /// This one was read. `there` is whether something answered, good or not.
+    pub fn done(&mut self, sensor: usize, now: Time, good: bool, there: bool) {
         let Some(place) = self.places.get_mut(sensor) else { return };
+        place.answered |= there;
         if good {
-            (place.fails, place.answered) = (0, true);
+            place.fails = 0;
             place.due = place.after(now);
             return;
         }
@@ -76,6 +78,12 @@ impl Schedule {
 }
 
 impl Place {
+    /// This place on the grid, or the next one.
+    fn at_or_after(&self, now: Time) -> Time {
+        // Time has no finer grain.
+        if now <= self.first { self.first } else { self.after(now - Duration::from_micros(1)) }
+    }
+
     /// The next place on the grid.
     fn after(&self, now: Time) -> Time {
         if now < self.first {
@@ -114,7 +122,7 @@ mod tests {
         let mut log = Vec::new();
         while let Some((sensor, due)) = schedule.next().filter(|(_, due)| *due < until) {
             log.push((sensor, due.as_micros() / 1000));
-            schedule.done(sensor, due, good(sensor));
+            schedule.done(sensor, due, good(sensor), good(sensor));
         }
         log
     }
@@ -128,7 +136,7 @@ mod tests {
     #[test]
     fn a_failed_read_is_tried_again_after_half_a_period() {
         let mut schedule = four();
-        schedule.done(0, at(1000), false);
+        schedule.done(0, at(1000), false, false);
         assert!(run(&mut schedule, at(2001), |_| true).contains(&(0, 1500)));
         assert!(run(&mut schedule, at(3001), |_| true).contains(&(0, 3000)), "back on its place");
     }
@@ -148,10 +156,22 @@ mod tests {
     #[test]
     fn who_has_answered_is_asked_every_ten_seconds() {
         let mut schedule = Schedule::new(Time::ZERO, &[SECOND]);
-        schedule.done(0, at(0), true);
+        schedule.done(0, at(0), true, true);
         let log = run(&mut schedule, at(100_000), |_| false);
         let last_two = &log[log.len() - 2..];
         assert_eq!(last_two[1].1 - last_two[0].1, 10_000);
+    }
+
+    /// It is there, and may get well.
+    #[test]
+    fn who_answers_with_a_fault_is_asked_every_ten_seconds() {
+        let mut schedule = Schedule::new(Time::ZERO, &[SECOND]);
+        let mut asked = Vec::new();
+        while let Some((sensor, due)) = schedule.next().filter(|(_, due)| *due < at(100_000)) {
+            asked.push(due);
+            schedule.done(sensor, due, false, true);
+        }
+        assert!(asked.windows(2).all(|two| two[1].since(two[0]) <= SECOND * 10), "{asked:?}");
     }
 
     /// After hours of a closed gate, nobody's turn is at once, and no two have the same.
@@ -159,17 +179,36 @@ mod tests {
     fn no_burst_after_an_opening() {
         let mut schedule = four();
         for _ in 0..9 {
-            schedule.done(1, at(0), false);
+            schedule.done(1, at(0), false, false);
         }
-        schedule.resume(at(7_200_100));
+        (0..4).for_each(|sensor| schedule.resume(sensor, at(7_200_100)));
         let log = run(&mut schedule, at(7_201_101), |_| true);
         assert_eq!(log, [(1, 7_200_250), (2, 7_200_500), (3, 7_200_750), (0, 7_201_000)]);
     }
 
     #[test]
+    fn nothing_is_known_of_it_after_an_opening() {
+        let mut schedule = four();
+        schedule.done(0, at(0), true, true);
+        schedule.done(0, at(0), false, true);
+        schedule.resume(0, at(7_200_100));
+        assert_eq!((schedule.places[0].fails, schedule.places[0].answered), (0, false));
+    }
+
+    #[test]
+    fn a_turn_that_has_just_come_is_not_lost_to_an_opening() {
+        for (opened, next) in [(0, (0, 0)), (999, (0, 1000)), (1000, (0, 1000)), (1001, (1, 1250))] {
+            let mut schedule = four();
+            schedule.done(0, at(0), true, true);
+            (0..4).for_each(|sensor| schedule.resume(sensor, at(opened)));
+            assert_eq!(schedule.next(), Some((next.0, at(next.1))), "opened at {opened}");
+        }
+    }
+
+    #[test]
     fn a_turn_that_passes_is_no_failure() {
         let mut schedule = four();
-        schedule.done(0, at(0), false);
+        schedule.done(0, at(0), false, false);
         schedule.skip(0, at(500));
         assert_eq!(schedule.places[0].fails, 0);
         assert_eq!(schedule.places[0].due, at(1000));
@@ -178,7 +217,7 @@ mod tests {
     #[test]
     fn every_length_of_period_works() {
         let mut schedule = Schedule::new(at(5), &[Duration::from_nanos(1), Duration::from_secs(86_400)]);
-        schedule.resume(at(10));
+        schedule.resume(0, at(10));
         assert!(schedule.next().is_some());
         assert_eq!(Schedule::new(Time::ZERO, &[]).next(), None);
     }

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! All sensors and the buses they are on: who may be read, and what is published (design 3.1, decision 0005).
+//! All sensors and the buses they are on: who may be read, and what is published (rules 3.1, decision 0005).
 //!
 //! Owns the [`Sensor`]s. Must never: know more of a host than its machine says.
 
 use core::time::Duration;
+use std::collections::BTreeSet;
 
 use super::{
     machine::Machine,
     policy::{self, SensorMode},
     reading::{Celsius, Fault},
-    sensor::{Note, Sensor, Snapshot},
+    sensor::{Note, Proof, Sensor, Snapshot},
     time::Time,
 };
 use crate::config::Group;
@@ -17,7 +18,8 @@ use crate::config::Group;
 /// A transfer that takes this long, in real time, will not end: the kernel's timeout is far shorter.
 pub const STUCK: Duration = Duration::from_secs(1);
 
-/// Counts the closings of anything. A reading that began before its sensor's last opening is dropped.
+/// Counts the closings of what a sensor needs: its bus, and its host's gate or power. A reading that began before its
+/// sensor's last opening is dropped.
 pub type Closings = u32;
 
 /// A sensor's place: by its host, group and bus.
@@ -35,8 +37,16 @@ pub struct Placed {
 #[derive(Debug, Default)]
 pub struct Sensors {
     entries: Vec<Entry>,
-    /// For each bus the hosts whose DIMMs it carries, and whether it is stuck.
-    buses: Vec<(Vec<usize>, bool)>,
+    buses: Vec<Bus>,
+}
+
+#[derive(Debug, Default)]
+struct Bus {
+    /// The hosts whose DIMMs it carries.
+    carried: Vec<usize>,
+    /// Those, and the hosts whose DIMMs are on what a transfer on it is seen on.
+    reached: Vec<usize>,
+    stuck: bool,
 }
 
 #[derive(Debug)]
@@ -55,29 +65,58 @@ impl Sensors {
         let entry = |(sensor, placed)| Entry { sensor, placed, opened: 0, taken: Snapshot::UNAVAILABLE };
         Self {
             entries: sensors.into_iter().map(entry).collect(),
-            buses: buses.into_iter().map(|hosts| (hosts, false)).collect(),
+            buses: buses
+                .into_iter()
+                .map(|carried| Bus { reached: carried.clone(), carried, stuck: false })
+                .collect(),
         }
     }
 
-    /// What the machines say now; a host without one lets nothing be read. `closings` counts those up to now.
-    pub fn follow(&mut self, now: Time, machines: &[Machine], closings: Closings) {
+    /// For each bus the others on which its transfers are seen: all of their hosts have a say.
+    pub fn wire(&mut self, seen_on: &[Vec<usize>]) {
+        let all = self.buses.iter().enumerate().map(|(index, bus)| {
+            let others = seen_on.get(index).into_iter().flatten().filter_map(|other| self.buses.get(*other));
+            let hosts = bus.carried.iter().chain(others.flat_map(|other| &other.carried));
+            hosts.copied().collect::<BTreeSet<_>>()
+        });
+        let all: Vec<_> = all.collect();
+        for (bus, reached) in self.buses.iter_mut().zip(all) {
+            bus.reached = reached.into_iter().collect();
+        }
+    }
+
+    /// The hosts whose DIMMs a transfer on this bus is seen on.
+    #[must_use]
+    pub fn reached(&self, bus: usize) -> &[usize] {
+        self.buses.get(bus).map_or(&[], |bus| &bus.reached)
+    }
+
+    /// What the machines say now, and how fresh the `proof` is that they know; a host without one lets nothing be read.
+    /// `closings` counts those of a sensor's place up to now.
+    pub fn follow(
+        &mut self,
+        now: Time,
+        machines: &[Machine],
+        proof: Proof,
+        closings: impl Fn(Placed) -> Closings,
+    ) {
         for entry in &mut self.entries {
             let Placed { host, group, bus } = entry.placed;
             let own = machines.get(host).map(|machine| match group {
-                Group::Dimm | Group::S0 => machine.dimm_sensors(),
-                Group::Thermal => machine.thermal_sensors(),
+                Group::Dimm | Group::S0 => policy::dimm_sensors(machine),
+                Group::Thermal => policy::thermal_sensors(machine),
             });
             let bus_is_open =
-                self.buses.get(bus).is_some_and(|(carried, _)| policy::bus_is_open(machines, carried));
+                self.buses.get(bus).is_some_and(|bus| policy::bus_is_open(machines, &bus.reached));
             let mode = own.filter(|_| bus_is_open).unwrap_or(SensorMode::Unavailable);
             if mode == SensorMode::Read && entry.sensor.mode() == SensorMode::Unavailable {
-                entry.opened = closings;
+                entry.opened = closings(entry.placed);
             }
-            entry.sensor.follow(now, mode);
+            entry.sensor.follow(now, mode, proof);
         }
     }
 
-    /// A read has ended that began after so many `closings`.
+    /// A read has ended that began after so many `closings` of its place.
     pub fn read(
         &mut self,
         now: Time,
@@ -151,7 +190,7 @@ impl Sensors {
     /// What is known of the transfer on a bus: how long it has been under way, if one is, and whether a host has just
     /// been answered without waiting for it any longer. True if this changes whether the bus is stuck.
     pub fn watch(&mut self, bus: usize, under_way: Option<Duration>, given_up: bool) -> bool {
-        let Some((_, stuck)) = self.buses.get_mut(bus) else { return false };
+        let Some(Bus { stuck, .. }) = self.buses.get_mut(bus) else { return false };
         let is = under_way.is_some_and(|taken| *stuck || given_up || taken >= STUCK);
         core::mem::replace(stuck, is) != is
     }
@@ -159,9 +198,9 @@ impl Sensors {
     /// Whether a bus that matters to this host is stuck: it carries its DIMMs, or one of its sensors.
     #[must_use]
     pub fn bus_stuck(&self, host: usize) -> bool {
-        self.buses.iter().enumerate().any(|(bus, (carried, stuck))| {
+        self.buses.iter().enumerate().any(|(bus, Bus { reached, stuck, .. })| {
             let has = |entry: &Entry| entry.placed.bus == bus && entry.placed.host == host;
-            *stuck && (carried.contains(&host) || self.entries.iter().any(has))
+            *stuck && (reached.contains(&host) || self.entries.iter().any(has))
         })
     }
 }
@@ -173,8 +212,8 @@ mod tests {
         config::{self, Device, Host, Source},
         logic::{
             acpi::AcpiState,
+            event::{Event, SetId},
             evidence::{Chassis, Host as HostState},
-            machine::{Event, SetId},
         },
     };
 
@@ -233,16 +272,37 @@ mod tests {
     #[test]
     fn a_shared_bus_is_read_when_no_host_minds_and_each_sensor_when_its_own_may_be() {
         let mut sensors = shared();
-        sensors.follow(at(12), &[working(0), off(1)], 1);
+        sensors.follow(at(12), &[working(0), off(1)], Proof::Fresh, |_| 1);
         assert_eq!(modes(&sensors), [true, true, true, false, false], "the other host is off");
         let mut in_post = working(1);
         step(&mut in_post, 12, Event::Set { id: SetId(2), state: AcpiState::S2D2 });
-        sensors.follow(at(12), &[working(0), in_post], 2);
+        sensors.follow(at(12), &[working(0), in_post], Proof::Fresh, |_| 2);
         assert_eq!(modes(&sensors), [false, false, true, false, true], "the other host is in POST");
-        sensors.follow(at(12), &[working(0), working(1)], 2);
+        sensors.follow(at(12), &[working(0), working(1)], Proof::Fresh, |_| 2);
         assert_eq!(modes(&sensors), [true; 5]);
-        sensors.follow(at(12), &[], 3);
+        sensors.follow(at(12), &[], Proof::Fresh, |_| 3);
         assert_eq!(modes(&sensors), [false; 5], "the daemon ends");
+    }
+
+    /// Bus 0 carries DIMMs of both hosts, bus 1 nobody's; once they are one piece of wire, both hosts have a say there.
+    #[test]
+    fn what_is_sent_on_one_bus_and_seen_on_another_needs_the_hosts_of_both() {
+        let mut sensors = shared();
+        let mut in_post = working(1);
+        step(&mut in_post, 12, Event::Set { id: SetId(2), state: AcpiState::S2D2 });
+        let hosts = || [working(0), off(1)];
+        sensors.wire(&[vec![], vec![0]]);
+        assert_eq!((sensors.reached(0), sensors.reached(1)), ([0, 1].as_slice(), [0, 1].as_slice()));
+        sensors.follow(at(12), &hosts(), Proof::Fresh, |_| 1);
+        assert_eq!(modes(&sensors), [true, true, true, false, false]);
+        sensors.follow(at(12), &[working(0), in_post], Proof::Fresh, |_| 2);
+        assert_eq!(modes(&sensors), [false; 5], "the other host is in POST");
+        assert!(sensors.watch(1, Some(STUCK), false) && sensors.bus_stuck(1));
+        // The mux was told to disconnect.
+        sensors.wire(&[vec![], vec![]]);
+        assert_eq!(sensors.reached(1), [0_usize; 0]);
+        sensors.follow(at(12), &hosts(), Proof::Fresh, |_| 2);
+        assert_eq!(modes(&sensors), [true, true, true, false, false]);
     }
 
     /// It hung while the gate closed and opened again.
@@ -251,13 +311,13 @@ mod tests {
         let mut sensors = shared();
         let hosts = || [working(0), off(1)];
         for opened_at in [7, Closings::MAX, 0] {
-            sensors.follow(at(12), &[], opened_at);
-            sensors.follow(at(12), &hosts(), opened_at);
+            sensors.follow(at(12), &[], Proof::Fresh, |_| opened_at);
+            sensors.follow(at(12), &hosts(), Proof::Fresh, |_| opened_at);
             sensors.read(at(12), 0, opened_at.wrapping_sub(1), degrees(30.0));
             assert_eq!(sensors.changed(|_| true).count(), 0, "{opened_at}");
             sensors.read(at(12), 0, opened_at, degrees(31.0));
             assert_eq!(sensors.changed(|_| true).count(), 1, "{opened_at}");
-            sensors.follow(at(12), &[], opened_at);
+            sensors.follow(at(12), &[], Proof::Fresh, |_| opened_at);
             assert_eq!(sensors.changed(|_| true).count(), 1, "it goes");
         }
     }
@@ -265,7 +325,7 @@ mod tests {
     #[test]
     fn a_change_is_told_once_and_kept_while_its_host_waits_for_an_answer() {
         let mut sensors = shared();
-        sensors.follow(at(12), &[working(0), off(1)], 0);
+        sensors.follow(at(12), &[working(0), off(1)], Proof::Fresh, |_| 0);
         sensors.read(at(12), 0, 0, degrees(30.0));
         assert_eq!(sensors.changed(|host| host != 0).count(), 0);
         assert_eq!(sensors.changed(|_| true).map(|(sensor, _)| sensor).collect::<Vec<_>>(), [0]);
@@ -276,7 +336,7 @@ mod tests {
     fn the_fans_wait_for_one_dimm_or_for_all_to_fail() {
         let all = vec![sensor(0, Group::Dimm, 0), sensor(0, Group::Dimm, 0), sensor(0, Group::Thermal, 0)];
         let mut sensors = Sensors::new(all, vec![vec![0]]);
-        sensors.follow(at(12), &[working(0)], 0);
+        sensors.follow(at(12), &[working(0)], Proof::Fresh, |_| 0);
         sensors.read(at(12), 2, 0, degrees(30.0));
         for _ in 0..5 {
             sensors.read(at(13), 0, 0, Err(Fault::Absent));

@@ -36,6 +36,11 @@ impl Time {
     }
 }
 
+/// Keeps since when something holds: `began` from the moment it does, nothing while it does not.
+pub(super) fn track(at: &mut Option<Time>, holds: bool, began: Time) {
+    *at = if holds { at.or(Some(began)) } else { None };
+}
+
 impl Add<Duration> for Time {
     type Output = Self;
 

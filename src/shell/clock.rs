@@ -5,7 +5,7 @@
 //! or a bus feels directly (transfers, `ack_cap`, the gate's lease, the watchdog) is real time.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    fmt::Debug,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -16,36 +16,15 @@ use crate::logic::time::Time;
 pub struct Clock {
     origin: Instant,
     speed: u32,
-    hand: Option<&'static Hand>,
+    hand: Option<&'static dyn Hand>,
 }
 
-/// Moves a clock that stands still otherwise, so that a test sees hours pass instant by instant.
-#[derive(Debug, Default)]
-pub struct Hand(Mutex<Standing>);
-
-#[derive(Debug, Default)]
-struct Standing {
-    now: Time,
-    /// The first instant that somebody waits for, of those asked for since the last move.
-    awaited: Option<Time>,
-}
-
-/// How soon somebody who waits for a clock that stands still looks at it again.
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
-
-impl Hand {
-    fn standing(&self) -> MutexGuard<'_, Standing> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Moves the clock to `target`, or only to the first instant before that which somebody waits for; where it stands now. Those
-    /// who wait notice within a millisecond, or with the next thing that happens to them.
-    pub fn move_towards(&self, target: Time) -> Time {
-        let mut standing = self.standing();
-        let next = standing.awaited.take().unwrap_or(target).min(target);
-        standing.now = standing.now.max(next);
-        standing.now
-    }
+/// Says what a clock shows that does not run by itself. The daemon has none: a test gives it one, to move time from instant to instant.
+pub trait Hand: Debug + Sync {
+    /// The time now.
+    fn now(&self) -> Time;
+    /// The real instant at which who waits for `time` looks at the clock again: now, if it has come.
+    fn instant(&self, time: Time) -> Instant;
 }
 
 impl Default for Clock {
@@ -61,11 +40,10 @@ impl Clock {
         Self { origin: Instant::now(), speed: speed.max(1), hand: None }
     }
 
-    /// A clock that stands still but for its hand. The hand is never freed: it is for tests.
+    /// A clock that shows what its hand says.
     #[must_use]
-    pub fn by_hand() -> (Self, &'static Hand) {
-        let hand: &'static Hand = Box::leak(Box::default());
-        (Self { hand: Some(hand), ..Self::scaled(1) }, hand)
+    pub fn by_hand(hand: &'static dyn Hand) -> Self {
+        Self { hand: Some(hand), ..Self::scaled(1) }
     }
 
     /// How many times faster than life this clock runs.
@@ -78,7 +56,7 @@ impl Clock {
     #[must_use]
     pub fn now(&self) -> Time {
         if let Some(hand) = self.hand {
-            return hand.standing().now;
+            return hand.now();
         }
         Time::ZERO + self.origin.elapsed().saturating_mul(self.speed)
     }
@@ -93,12 +71,7 @@ impl Clock {
     #[must_use]
     pub fn instant(&self, time: Time) -> Instant {
         if let Some(hand) = self.hand {
-            let mut standing = hand.standing();
-            if time <= standing.now {
-                return Instant::now();
-            }
-            standing.awaited = Some(standing.awaited.map_or(time, |earlier| earlier.min(time)));
-            return Instant::now() + LOOK_AGAIN;
+            return hand.instant(time);
         }
         // Rounded up: a timer that fires early would only be set again.
         let us = time.as_micros().div_ceil(u64::from(self.speed));

@@ -3,7 +3,7 @@
 //!
 //! It never waits for anything but the next event: what a step orders goes into a channel, and one
 //! task ([`Bus`](crate::adapters::bus)) does it in order. The gate is closed here, before anything
-//! else that a step brought about is even handed off.
+//! else that a step brought about is even handed off. The log, too, is written there: behind the answers.
 
 use std::{
     io,
@@ -13,105 +13,32 @@ use std::{
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use crate::{
-    adapters::{
-        acpi_object::View,
-        spd_mux::{Mux, Side},
-    },
+    config::Group,
     logic::{
-        diagnosis::Evidence,
-        history::Entry,
-        machine::{Effect, Epoch, Event, Machine, SetId, Stored},
-        policy::{self, Diagnosis, Fans, SensorMode},
+        absence::{self, Absence},
+        diagnosis::Diagnosis,
+        effect::Effect,
+        event::{Epoch, Event, SetId},
+        evidence::Untold,
+        machine::Machine,
+        policy::{self, Fans, SensorMode},
         reading::{Celsius, Fault},
-        sensor::{Note, Snapshot},
-        sensors::Sensors,
+        sensor::{Note, Proof, SILENT_AFTER},
+        sensors::{Placed, Sensors},
+        view::View,
     },
     shell::{
         alarm::Alarm,
         clock::{Clock, Wall},
-        permits::{Closings, HostIndex, LEASE, Need, Permits, RENEW},
-        store::Memory,
+        messages::{Input, Line, Output},
+        permits::{Closings, HostIndex, InFlight, LEASE, Need, Permits, RENEW, Wiring},
+        ports::{MuxOrders, Side},
+        store::{Memory, Record},
     },
 };
 
 /// `MESSAGE_ID` of the journal's line of a transition.
 const TRANSITION: &str = "663d599a77b04c1e913e7ffc92f42bc8";
-
-/// Something that happened outside.
-#[derive(Debug)]
-pub(crate) enum Input {
-    /// To one host.
-    Event(HostIndex, Event),
-    /// A bus for which a drain waited has become quiet.
-    Drained,
-    /// A sensor was read.
-    Read {
-        /// Its position in the configuration.
-        sensor: usize,
-        /// How often anything had been closed when the read began.
-        closings: Closings,
-        /// What came of it.
-        result: Result<Celsius, Fault>,
-    },
-    /// Somebody wants to know the newest transitions.
-    History {
-        /// Of which host.
-        host: HostIndex,
-        /// Who asks.
-        id: SetId,
-        /// How many at most.
-        most: u32,
-    },
-    /// The daemon is to end.
-    Stop,
-}
-
-/// The reply to `GetHistory`, `a(tsssu)`: when, from, to, cause, repeats.
-pub(crate) type History = Vec<(u64, &'static str, &'static str, &'static str, u32)>;
-
-/// Something to do outside.
-#[derive(Debug)]
-pub(crate) enum Output {
-    /// What a step of this host's machine ordered.
-    Effect(HostIndex, Effect),
-    /// A transition, with its wall clock time in microseconds since 1970.
-    Transitioned {
-        /// Of which host.
-        host: HostIndex,
-        /// When.
-        when: u64,
-        /// What.
-        entry: Entry,
-    },
-    /// What the Tracker shows now.
-    Track(HostIndex, Box<View>),
-    /// What this sensor shows now.
-    Sensor(usize, Snapshot),
-    /// What its DIMM zones' fans do now.
-    Fans(HostIndex, Fans),
-    /// A diagnosis is raised, in this boot and with what shows it; or it is over.
-    Diagnosis {
-        /// Of which host.
-        host: HostIndex,
-        /// Which.
-        diagnosis: Diagnosis,
-        /// `None`: it is over.
-        raised: Option<Box<(u32, Evidence)>>,
-    },
-    /// What is to be stored of it now.
-    Store(HostIndex, Stored),
-    /// The answer to [`Input::History`].
-    History {
-        /// Who asked.
-        id: SetId,
-        /// Newest first.
-        entries: History,
-    },
-    /// The daemon is ending.
-    Stopping,
-    /// The loop has come round; so must what carries this out, for the watchdog to be fed.
-    Heartbeat,
-}
 
 /// The loop and what it owns.
 pub(crate) struct EventLoop {
@@ -122,7 +49,7 @@ pub(crate) struct EventLoop {
     /// What was last said of each.
     said: Vec<Said>,
     /// The SPD mux of each host that has one.
-    muxes: Vec<Option<Mux>>,
+    muxes: Vec<Option<MuxOrders>>,
     sensors: Sensors,
     sensor_names: Vec<String>,
     memory: Memory,
@@ -130,8 +57,16 @@ pub(crate) struct EventLoop {
     outputs: UnboundedSender<Output>,
     feed_every: Option<Duration>,
     feed_at: Instant,
+    /// When this turn of the loop began, or last came by the permits.
+    at: Instant,
     /// When the leases were last given; `None` while nothing is open.
     leased: Option<Instant>,
+    /// Up to then the bus is known to have delivered all that it had for us.
+    proved: Instant,
+    /// When the bus was asked what it has not answered yet.
+    asked: Option<Instant>,
+    /// It has not answered for so long that the machines were told.
+    silent: bool,
     /// How long the way out may take: the longest that any host may be kept waiting.
     stop_within: Duration,
     /// The daemon is ending, at the latest then.
@@ -141,12 +76,16 @@ pub(crate) struct EventLoop {
 /// What was last said of a host, so that it is said again only when it is another.
 struct Said {
     view: View,
+    /// To its power services' follower.
+    relies: bool,
     /// To its fans; `None` before rule 6 has decided.
     fans: Option<Fans>,
     /// For storage.
-    stored: Option<Stored>,
+    stored: Option<Record>,
     /// To its machine.
     dimms: Option<Dimms>,
+    /// In the log, of its power service.
+    absence: Absence,
 }
 
 /// What is known of a host's DIMM sensors in one opening of its gate.
@@ -174,7 +113,14 @@ impl EventLoop {
         stop_within: Duration,
     ) -> Self {
         let wall = Wall::now(&clock);
-        let said = |machine| Said { view: view(machine, &wall), fans: None, stored: None, dimms: None };
+        let said = |machine| Said {
+            view: view(machine, &wall),
+            relies: false,
+            fans: None,
+            stored: None,
+            dimms: None,
+            absence: Absence::new(clock.now()),
+        };
         let said = machines.iter().map(said).collect();
         Self {
             clock,
@@ -190,7 +136,11 @@ impl EventLoop {
             outputs,
             feed_every,
             feed_at: Instant::now(),
+            at: Instant::now(),
             leased: None,
+            proved: Instant::now(),
+            asked: None,
+            silent: false,
             stop_within,
             stop_at: None,
         }
@@ -202,7 +152,7 @@ impl EventLoop {
     }
 
     /// Gives it the SPD mux of each host that has one.
-    pub(crate) fn with_muxes(self, muxes: Vec<Option<Mux>>) -> Self {
+    pub(crate) fn with_muxes(self, muxes: Vec<Option<MuxOrders>>) -> Self {
         Self { muxes, ..self }
     }
 
@@ -227,6 +177,7 @@ impl EventLoop {
                 input = self.inputs.recv() => Choice::Input(input),
                 rung = alarm.until(wake_at) => rung.map(|()| Choice::Time)?,
             };
+            self.at = Instant::now();
             self.look_at_lease();
             match choice {
                 Choice::Input(None) => return Ok(()),
@@ -235,15 +186,24 @@ impl EventLoop {
                 Choice::Input(Some(Input::Read { sensor, closings, result })) => {
                     self.read(sensor, closings, result);
                 }
-                Choice::Input(Some(Input::History { host, id, most })) => self.history(host, id, most),
+                Choice::Input(Some(Input::Wires { wiring, seen_on })) => self.wire(wiring, &seen_on),
+                Choice::Input(Some(Input::History { host, id, most })) => {
+                    // Whoever asks is told what is, though the alarm that is due comes late.
+                    self.tick();
+                    self.history(host, id, most);
+                }
+                Choice::Input(Some(Input::BusAnswered)) => self.bus_answered(),
                 Choice::Input(Some(Input::Stop)) => self.stop(),
             }
+            self.look_at_proof();
             self.end_drains();
             self.show_sensors();
             self.order_fans();
             self.track();
-            let over = self.stop_at.is_some_and(|at| self.is_quiet() || at <= Instant::now());
+            self.tell_of_power();
+            let over = self.stop_at.is_some_and(|at| self.is_quiet() || at <= self.at);
             self.store(over);
+            self.ask_bus();
             self.feed();
             if over {
                 return Ok(());
@@ -255,20 +215,57 @@ impl EventLoop {
         let machines =
             self.machines.iter().filter_map(Machine::wake_at).map(|at| self.clock.instant(at)).min();
         let sensors = self.sensors.wake_at().map(|at| self.clock.instant(at));
+        let absences = self.said.iter().filter_map(|said| said.absence.wake_at());
+        let absence = absences.min().map(|at| self.clock.instant(at));
         let feed = self.feed_every.map(|_| self.feed_at);
         let renew = self.leased.map(|at| at + RENEW);
-        let next = [machines, sensors, feed, renew, self.stop_at].into_iter().flatten().min();
+        let ageing = [LEASE, SILENT_AFTER].map(|age| self.proved + age).into_iter();
+        let ageing = ageing.filter(|at| self.leased.is_some_and(|leased| leased < *at)).min();
+        let next =
+            [machines, sensors, absence, feed, renew, ageing, self.stop_at].into_iter().flatten().min();
         next.unwrap_or_else(|| Instant::now() + Duration::from_secs(86_400))
     }
 
     /// A lease that ran out means that this loop stalled: evidence may be queued that it has not seen.
     fn look_at_lease(&mut self) {
-        if self.leased.is_some_and(|at| at.elapsed() >= LEASE) {
-            tracing::warn!("the event loop stalled; the gate stays closed for now");
+        if self.leased.is_some_and(|at| self.at.saturating_duration_since(at) >= LEASE) {
+            self.say(|| tracing::warn!("the event loop stalled; the gate stays closed for now"));
             self.leased = None;
             for host in 0..self.machines.len() {
                 self.step(host, Event::Lapsed);
             }
+        }
+    }
+
+    /// All that the bus had for us before the question is in by now.
+    fn bus_answered(&mut self) {
+        self.proved = self.asked.take().map_or(self.proved, |asked| asked.max(self.proved));
+        self.set_permits();
+    }
+
+    fn proof_age(&self) -> Duration {
+        self.at.saturating_duration_since(self.proved)
+    }
+
+    fn proof(&self) -> Proof {
+        Proof::of(self.proof_age(), LEASE)
+    }
+
+    /// Tells the machines when nobody can say any more whether they may be read.
+    fn look_at_proof(&mut self) {
+        let silent = self.leased.is_some() && self.proof() == Proof::Silent;
+        if core::mem::replace(&mut self.silent, silent) != silent {
+            for host in 0..self.machines.len() {
+                self.step(host, Event::BusSilent(silent));
+            }
+        }
+    }
+
+    /// Asks for the next proof, behind all that was handed off.
+    fn ask_bus(&mut self) {
+        if self.leased.is_some() && self.asked.is_none() && self.proof_age() >= RENEW {
+            self.asked = Some(self.at);
+            self.output(Output::AskBus);
         }
     }
 
@@ -283,13 +280,20 @@ impl EventLoop {
 
     fn read(&mut self, sensor: usize, closings: Closings, result: Result<Celsius, Fault>) {
         let note = self.sensors.read(self.clock.now(), sensor, closings, result);
-        if let (Some(note), Some(name)) = (note, self.sensor_names.get(sensor)) {
-            match note {
+        if let (Some(note), Some(name)) = (note, self.sensor_names.get(sensor).cloned()) {
+            self.say(move || match note {
                 Note::Failing(fault) => tracing::warn!(sensor = name, "{name}: {fault}"),
                 Note::Recovered => tracing::info!(sensor = name, "{name} is read again"),
-            }
+            });
         }
         self.tell_of_dimms();
+    }
+
+    /// Whoever found it out waits until the leases follow it.
+    fn wire(&mut self, wiring: Wiring, seen_on: &[Vec<usize>]) {
+        self.sensors.wire(seen_on);
+        self.set_permits();
+        self.permits.follow_wiring(wiring);
     }
 
     /// Tells the machines of their DIMM sensors: how many answer, and when the fans need not wait for them any more.
@@ -317,15 +321,17 @@ impl EventLoop {
     /// Looks for transfers that do not end. `given_up` is a host that was answered without waiting for them any longer.
     fn watch_buses(&mut self, given_up: Option<HostIndex>) {
         let mut changed = false;
-        for (bus, (carried, transfer)) in self.permits.under_way().enumerate() {
-            let given_up = given_up.is_some_and(|host| carried.contains(&host));
+        for (bus, transfer) in self.permits.under_way().enumerate() {
+            let given_up = given_up.is_some_and(|host| self.sensors.reached(bus).contains(&host));
             if self.sensors.watch(bus, transfer.as_ref().map(|transfer| transfer.taken), given_up) {
                 changed = true;
-                if let Some(transfer) = transfer {
-                    tracing::warn!("{transfer} does not end: the bus is stuck");
-                } else {
-                    tracing::info!("the transfer that was stuck has ended");
-                }
+                self.say(move || {
+                    if let Some(transfer) = transfer {
+                        tracing::warn!("{transfer} does not end: the bus is stuck");
+                    } else {
+                        tracing::info!("the transfer that was stuck has ended");
+                    }
+                });
             }
         }
         if changed {
@@ -366,19 +372,28 @@ impl EventLoop {
 
     /// The gate's decision goes to the bus threads before anything else happens.
     fn set_permits(&mut self) {
+        // A turn that was held up makes no proof fresher.
+        self.at = Instant::now();
         let (machines, stopping) = (&self.machines, self.stop_at.is_some());
         let granted = |need: Need| {
             !stopping
                 && match need {
-                    Need::Gate(host) => machines.get(host).map(Machine::dimm_sensors),
-                    Need::Power(host) => machines.get(host).map(Machine::thermal_sensors),
+                    Need::Gate(host) => machines.get(host).map(policy::dimm_sensors),
+                    Need::Power(host) => machines.get(host).map(policy::thermal_sensors),
                 } == Some(SensorMode::Read)
         };
-        let bus_open = |carried: &[HostIndex]| !stopping && policy::bus_is_open(machines, carried);
-        let any_open = self.permits.set(granted, bus_open);
-        self.leased = any_open.then(Instant::now);
+        let bus_open = |bus| !stopping && policy::bus_is_open(machines, self.sensors.reached(bus));
+        let lease = LEASE.saturating_sub(self.proof_age());
+        let any_open = self.permits.set(lease, granted, bus_open);
+        if any_open && self.leased.is_none() {
+            // Nobody was asked while nothing was open: that is no silence.
+            self.proved = self.at.checked_sub(LEASE).map_or(self.at, |at| at.max(self.proved));
+        }
+        self.leased = any_open.then_some(self.at);
+        let proof = self.proof();
         let machines = if stopping { &[] } else { machines.as_slice() };
-        self.sensors.follow(self.clock.now(), machines, self.permits.closings());
+        let closings = |placed: Placed| self.permits.closings(need(placed.host, placed.group), placed.bus);
+        self.sensors.follow(self.clock.now(), machines, proof, closings);
     }
 
     fn hand_off(&mut self, host: HostIndex, effect: Effect) {
@@ -388,22 +403,26 @@ impl EventLoop {
                 self.wall.follow(&self.clock);
                 let when = self.wall.of(entry.at);
                 let (from, to, cause) = (entry.from.name(), entry.to.name(), entry.cause.name());
-                tracing::info!(
-                    message_id = TRANSITION,
-                    host = id,
-                    acpi_state = to,
-                    acpi_previous = from,
-                    acpi_cause = cause,
-                    "host{id}: {from} -> {to} ({cause})"
-                );
+                self.say(move || {
+                    tracing::info!(
+                        message_id = TRANSITION,
+                        host = id,
+                        acpi_state = to,
+                        acpi_previous = from,
+                        acpi_cause = cause,
+                        "host{id}: {from} -> {to} ({cause})"
+                    );
+                });
                 self.output(Output::Transitioned { host, when, entry });
             }
             Effect::DrainTimedOut => {
                 // Nothing in flight any more means that it ended just in time.
-                if let Some(transfer) = self.permits.in_flight(host) {
-                    tracing::warn!(
-                        "host{id}: {transfer} did not end in time; the host was answered without it"
-                    );
+                if let Some(transfer) = self.in_flight(host) {
+                    self.say(move || {
+                        tracing::warn!(
+                            "host{id}: {transfer} did not end in time; the host was answered without it"
+                        );
+                    });
                 }
                 self.watch_buses(Some(host));
             }
@@ -434,7 +453,7 @@ impl EventLoop {
             if machine.is_draining() || !ready {
                 continue;
             }
-            let fans = machine.fans();
+            let fans = policy::fans(machine);
             if said.fans.replace(fans) != Some(fans) {
                 self.outputs.send(Output::Fans(host, fans)).unwrap_or_default();
             }
@@ -445,7 +464,7 @@ impl EventLoop {
     fn end_drains(&mut self) {
         for host in 0..self.machines.len() {
             let Some(machine) = self.machines.get(host) else { continue };
-            if machine.wants_drained() && self.permits.in_flight(host).is_none() {
+            if machine.wants_drained() && self.in_flight(host).is_none() {
                 let epoch = machine.epoch();
                 self.step(host, Event::Drained { epoch });
             }
@@ -458,15 +477,50 @@ impl EventLoop {
             if machine.is_draining() {
                 continue;
             }
+            let relies = policy::relies_on_power(&self.machines, host);
+            if core::mem::replace(&mut said.relies, relies) != relies {
+                self.outputs.send(Output::Rely(host, relies)).unwrap_or_default();
+            }
             let view = view(machine, &self.wall);
             if view != said.view {
-                for (diagnosis, raised) in report(machine, &said.view.diagnoses, &view.diagnoses) {
-                    let output = Output::Diagnosis { host, diagnosis, raised: raised.map(Box::new) };
+                for output in report(host, machine, &said.view.diagnoses, &view.diagnoses) {
                     self.outputs.send(output).unwrap_or_default();
                 }
                 said.view.clone_from(&view);
                 self.outputs.send(Output::Track(host, Box::new(view))).unwrap_or_default();
             }
+        }
+    }
+
+    /// A line for a power service that is not there, and one when it comes.
+    fn tell_of_power(&mut self) {
+        let now = self.clock.now();
+        for (machine, said) in self.machines.iter().zip(&mut self.said) {
+            if machine.is_draining() {
+                continue;
+            }
+            let id = machine.id();
+            let Some(note) = said.absence.follow(now, machine.untold()) else { continue };
+            let line = move || match note {
+                absence::Note::Absent(Untold { chassis, host }) => {
+                    let what = match (chassis, host) {
+                        (true, false) => "Chassis",
+                        (false, _) => "Host",
+                        (true, true) => "Chassis and Host",
+                    };
+                    tracing::warn!(
+                        host = id,
+                        "host{id}: nobody tells the State of {what}: there is no power service, or it does not answer"
+                    );
+                }
+                absence::Note::There => {
+                    tracing::info!(
+                        host = id,
+                        "host{id}: the power service is there: State of Chassis and Host are told"
+                    );
+                }
+            };
+            self.outputs.send(Output::Line(Line::new(line))).unwrap_or_default();
         }
     }
 
@@ -483,10 +537,11 @@ impl EventLoop {
             if machine.is_draining() && !over {
                 continue;
             }
-            if let Some(stored) = machine.to_store()
-                && said.stored.replace(stored) != Some(stored)
-            {
-                self.outputs.send(Output::Store(host, stored)).unwrap_or_default();
+            let Some(stored) = machine.to_store() else { continue };
+            let record = Record { stored, number: self.memory.number(host) };
+            if said.stored.replace(record) != Some(record) {
+                let urgent = self.memory.is_failing();
+                self.outputs.send(Output::Store { host, record, urgent }).unwrap_or_default();
             }
         }
     }
@@ -505,8 +560,8 @@ impl EventLoop {
 
     fn feed(&mut self) {
         let Some(every) = self.feed_every else { return };
-        if self.feed_at <= Instant::now() {
-            self.feed_at = Instant::now() + every;
+        if self.feed_at <= self.at {
+            self.feed_at = self.at + every;
             self.output(Output::Heartbeat);
         }
     }
@@ -519,7 +574,16 @@ impl EventLoop {
 
     /// Nothing is on the wire any more.
     fn is_quiet(&self) -> bool {
-        (0..self.machines.len()).all(|host| self.permits.in_flight(host).is_none())
+        (0..self.machines.len()).all(|host| self.in_flight(host).is_none())
+    }
+
+    /// The first transfer that is under way on a bus that reaches this host's DIMMs.
+    fn in_flight(&self, host: HostIndex) -> Option<InFlight> {
+        self.permits.in_flight(|bus| self.sensors.reached(bus).contains(&host))
+    }
+
+    fn say(&self, line: impl FnOnce() + Send + 'static) {
+        self.output(Output::Line(Line::new(line)));
     }
 
     fn output(&self, output: Output) {
@@ -528,36 +592,46 @@ impl EventLoop {
     }
 }
 
-/// One line for each diagnosis that was raised or cleared; and what the event log is told.
-fn report(
-    machine: &Machine,
-    before: &[Diagnosis],
-    now: &[Diagnosis],
-) -> Vec<(Diagnosis, Option<(u32, Evidence)>)> {
+/// What a sensor of this host and group needs besides its bus.
+pub(crate) fn need(host: HostIndex, group: Group) -> Need {
+    match group {
+        Group::Dimm | Group::S0 => Need::Gate(host),
+        Group::Thermal => Need::Power(host),
+    }
+}
+
+/// For each diagnosis that was raised or cleared a line, and what the event log is told.
+fn report(host: HostIndex, machine: &Machine, before: &[Diagnosis], now: &[Diagnosis]) -> Vec<Output> {
     let id = machine.id();
     let mut told = Vec::new();
-    for raised in now.iter().filter(|diagnosis| !before.contains(diagnosis)) {
-        let (name, advice, evidence) = (raised.name(), raised.advice(), machine.evidence(*raised));
-        tracing::warn!(
-            message_id = raised.message_id(),
-            host = id,
-            diagnosis = name,
-            evidence = evidence.text(),
-            "host{id}: {name}: {advice} ({})",
-            evidence.text()
-        );
-        told.push((*raised, Some((machine.history().boots(), evidence))));
+    for diagnosis in now.iter().filter(|diagnosis| !before.contains(diagnosis)).copied() {
+        let (name, advice, evidence) =
+            (diagnosis.name(), diagnosis.advice(), policy::evidence(machine, diagnosis));
+        let text = evidence.text();
+        told.push(Output::Line(Line::new(move || {
+            tracing::warn!(
+                message_id = diagnosis.message_id(),
+                host = id,
+                diagnosis = name,
+                evidence = text,
+                "host{id}: {name}: {advice} ({text})"
+            );
+        })));
+        let raised = Some(Box::new((machine.history().boots(), evidence)));
+        told.push(Output::Diagnosis { host, diagnosis, raised });
     }
-    for cleared in before.iter().filter(|diagnosis| !now.contains(diagnosis)) {
-        let (name, evidence) = (cleared.name(), machine.evidence(*cleared).text());
-        tracing::info!(
-            message_id = cleared.message_id(),
-            host = id,
-            diagnosis = name,
-            evidence,
-            "host{id}: {name} is over"
-        );
-        told.push((*cleared, None));
+    for diagnosis in before.iter().filter(|diagnosis| !now.contains(diagnosis)).copied() {
+        let (name, evidence) = (diagnosis.name(), policy::evidence(machine, diagnosis).text());
+        told.push(Output::Line(Line::new(move || {
+            tracing::info!(
+                message_id = diagnosis.message_id(),
+                host = id,
+                diagnosis = name,
+                evidence,
+                "host{id}: {name} is over"
+            );
+        })));
+        told.push(Output::Diagnosis { host, diagnosis, raised: None });
     }
     told
 }
@@ -570,9 +644,12 @@ fn view(machine: &Machine, wall: &Wall) -> View {
         since: wall.of(machine.since()),
         previous: machine.previous(),
         gate_reasons: machine.gate_reasons(),
-        diagnoses: machine.diagnoses(),
+        diagnoses: policy::diagnoses(machine),
         boots: machine.history().boots(),
         firmware_time: us(machine.history().firmware_time()),
         boot_time: us(machine.history().boot_time()),
     }
 }
+
+#[cfg(test)]
+mod tests;

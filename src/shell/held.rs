@@ -5,10 +5,12 @@
 //! this. Must never: fail, or touch storage that may block.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
 };
+
+use crate::files::{self, Links};
 
 /// The file's name, in the directory that systemd made.
 const NAME: &str = "fans-held";
@@ -57,14 +59,13 @@ impl Held {
 }
 
 fn read(file: &Path) -> io::Result<Vec<String>> {
-    match fs::metadata(file) {
-        Ok(metadata) if metadata.is_file() => {}
-        Ok(_) => return Err(io::Error::other("it is no file")),
+    let opened = match files::open(file, Links::Refuse) {
+        Ok(opened) => opened,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
-    }
+    };
     let mut text = String::new();
-    File::open(file)?.take(LONGEST).read_to_string(&mut text)?;
+    opened.take(LONGEST).read_to_string(&mut text)?;
     // Anything else is no object path, and nobody can be asked for it.
     let paths = text.lines().filter(|line| zbus::ObjectPath::try_from(*line).is_ok());
     Ok(paths.map(str::to_owned).collect())
@@ -81,7 +82,7 @@ fn write(file: &Path, zones: &[String]) -> io::Result<()> {
     let new = file.with_extension("new");
     let mut text = zones.join("\n");
     text.push('\n');
-    File::create(&new)?.write_all(text.as_bytes())?;
+    files::anew(&new)?.write_all(text.as_bytes())?;
     fs::rename(&new, file)
 }
 
@@ -106,6 +107,19 @@ mod tests {
         held.note(Vec::new());
         assert_eq!(Held::open(Some(&directory)).1, Vec::<String>::new());
         assert!(!directory.join(NAME).exists());
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn what_a_link_points_at_is_not_written_to() {
+        let directory = directory("link");
+        let mine = directory.join("mine");
+        fs::write(&mine, "mine").unwrap();
+        std::os::unix::fs::symlink(&mine, directory.join(NAME).with_extension("new")).unwrap();
+        let (mut held, _) = Held::open(Some(&directory));
+        held.note(vec!["/a/zone0".to_owned()]);
+        assert_eq!(Held::open(Some(&directory)).1, ["/a/zone0"]);
+        assert_eq!(fs::read(&mine).unwrap(), b"mine");
         fs::remove_dir_all(directory).unwrap();
     }
 

@@ -10,7 +10,7 @@
 //! between. There is no lock on this path, so a bus thread that hangs in the kernel, or is not
 //! scheduled, holds up nobody.
 //!
-//! An open gate is a *lease* in real time: it ends by itself if the event loop stalls.
+//! An open gate is a *lease* in real time: it ends by itself if the event loop stalls, or the bus that evidence comes by.
 //!
 //! `model/` compiles this file against loom and tries every order of the threads.
 
@@ -26,15 +26,16 @@ use super::sync::{
     Ordering::{Relaxed, SeqCst},
 };
 
-/// How long an open gate stays open without being renewed, in real time (design 3.3).
+/// How long an open gate stays open without being renewed, in real time (rules 3.3); for as long a proof that the bus
+/// delivers is fresh (note B3).
 pub const LEASE: Duration = Duration::from_secs(3);
-/// How often the event loop renews an open gate, in real time (design 3.3).
+/// How often the event loop renews an open gate, in real time (rules 3.3).
 pub const RENEW: Duration = Duration::from_secs(1);
 
 /// Position of a host in the configuration, not its id.
 pub type HostIndex = usize;
 
-/// What a transfer needs besides its bus (design 3.1; decision 0005, rule 1).
+/// What a transfer needs besides its bus (rules 3.1; decision 0005, rule 1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Need {
     /// The gate of this host: its `dimm` and `s0` sensors.
@@ -58,8 +59,11 @@ impl From<u32> for BusId {
     }
 }
 
-/// Counts the closings of anything; wraps.
+/// Counts the closings of what a transfer needs: its bus, and its host's gate or power. Wraps.
 pub type Closings = u32;
+
+/// Counts what was found out about which buses are one piece of wire. Wraps.
+pub type Wiring = u32;
 
 /// Why a permit was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -79,7 +83,8 @@ struct Shared {
     origin: Instant,
     hosts: Box<[HostLeases]>,
     buses: Box<[BusSlot]>,
-    closings: AtomicU32,
+    /// Which wiring of the buses their leases follow.
+    wiring: AtomicU32,
     /// Whether it is all over. Bus threads sleep here, until something opens, a time is reached, or this.
     ended: Mutex<bool>,
     wake: Condvar,
@@ -93,7 +98,6 @@ struct HostLeases {
 
 struct BusSlot {
     bus: BusId,
-    hosts: Box<[HostIndex]>,
     lease: Lease,
     /// Permits that are out.
     out: AtomicU32,
@@ -105,30 +109,35 @@ struct BusSlot {
     draining: AtomicBool,
 }
 
-/// An instant in ms after `origin` until which it holds; 0 means it does not. Wraps after 49 days,
-/// which is harmless since no lease reaches further than [`LEASE`]. 32 bits because the older BMCs
-/// have no wider atomics.
-struct Lease(AtomicU32);
+/// The right to transfer, for a time.
+struct Lease {
+    /// An instant in ms after `origin` until which it holds; 0 means it does not. Wraps after 49 days, which is
+    /// harmless since no lease reaches further than [`LEASE`]. 32 bits because the older BMCs have no wider atomics.
+    until: AtomicU32,
+    /// How often it was closed.
+    closings: AtomicU32,
+}
 
 impl Lease {
     fn none() -> Self {
-        Self(AtomicU32::new(0))
+        Self { until: AtomicU32::new(0), closings: AtomicU32::new(0) }
     }
 
-    /// True if it was set before.
-    fn close(&self) -> bool {
-        self.0.swap(0, SeqCst) != 0
+    fn close(&self) {
+        if self.until.swap(0, SeqCst) != 0 {
+            self.closings.fetch_add(1, SeqCst);
+        }
     }
 
     /// True if it was closed before. `now` is asked once the lease is set: somebody may have looked at the
     /// old one just after it ran out, and sleep, who was right to.
     fn open(&self, until: u32, now: impl Fn() -> u32) -> bool {
-        let before = self.0.swap(until, SeqCst);
+        let before = self.until.swap(until, SeqCst);
         before == 0 || !Self::reaches(before, now())
     }
 
     fn holds(&self, now: u32) -> bool {
-        Self::reaches(self.0.load(SeqCst), now)
+        Self::reaches(self.until.load(SeqCst), now)
     }
 
     fn reaches(until: u32, now: u32) -> bool {
@@ -165,13 +174,11 @@ impl fmt::Display for InFlight {
 }
 
 impl Permits {
-    /// All closed. `hosts` is how many hosts there are, `buses` each guarded bus and the hosts whose DIMMs it
-    /// carries; hosts that do not exist are left out.
+    /// All closed, and wiring 0. `hosts` is how many hosts there are.
     #[must_use]
-    pub fn new<B: Into<BusId> + Clone>(hosts: usize, buses: &[(B, Vec<HostIndex>)]) -> Self {
-        let slot = |(bus, carried): &(B, Vec<HostIndex>)| BusSlot {
-            bus: bus.clone().into(),
-            hosts: carried.iter().copied().filter(|h| *h < hosts).collect(),
+    pub fn new<B: Into<BusId>>(hosts: usize, buses: impl IntoIterator<Item = B>) -> Self {
+        let slot = |bus: B| BusSlot {
+            bus: bus.into(),
             lease: Lease::none(),
             out: AtomicU32::new(0),
             device: AtomicU32::new(0),
@@ -182,8 +189,8 @@ impl Permits {
             shared: Arc::new(Shared {
                 origin: Instant::now(),
                 hosts: (0..hosts).map(|_| HostLeases { gate: Lease::none(), power: Lease::none() }).collect(),
-                buses: buses.iter().map(slot).collect(),
-                closings: AtomicU32::new(0),
+                buses: buses.into_iter().map(slot).collect(),
+                wiring: AtomicU32::new(0),
                 ended: Mutex::new(false),
                 wake: Condvar::new(),
                 on_drained: Mutex::new(None),
@@ -198,31 +205,34 @@ impl Permits {
     }
 
     /// The event loop's word after each step and at each renewal: what each host grants, and per bus (in the order
-    /// of [`Permits::new`]) whether its hosts let anyone transfer at all. Closing takes effect before this returns;
-    /// what is open is open for another [`LEASE`]. True if anything is.
-    pub fn set(&self, granted: impl Fn(Need) -> bool, bus_open: impl Fn(&[HostIndex]) -> bool) -> bool {
+    /// of [`Permits::new`]) whether the hosts whose DIMMs it reaches let anyone transfer at all. Closing takes effect before this returns;
+    /// what is open is open for another `lease`, [`LEASE`] at the most. Without any it lets nothing begin, and yet is not closed:
+    /// no closing is counted. True if anything is open.
+    pub fn set(
+        &self,
+        lease: Duration,
+        granted: impl Fn(Need) -> bool,
+        bus_open: impl Fn(usize) -> bool,
+    ) -> bool {
         let shared = &*self.shared;
-        // 0 is the mark of a closed lease.
-        let until = shared.now().wrapping_add(ms(LEASE)).max(1);
-        let (mut opened, mut closed, mut any_open) = (false, false, false);
+        let (now, lease) = (shared.now(), ms(lease.min(LEASE)));
+        // 0 is the mark of a closed lease, and one that lets nothing begin lies behind.
+        let until = if lease == 0 { now.wrapping_sub(1) | 1 } else { now.wrapping_add(lease).max(1) };
+        let (mut opened, mut any_open) = (false, false);
         let mut apply = |lease: &Lease, open: bool| {
             any_open |= open;
             if open {
                 opened |= lease.open(until, || shared.now());
             } else {
-                closed |= lease.close();
+                lease.close();
             }
         };
         for (host, leases) in shared.hosts.iter().enumerate() {
             apply(&leases.gate, granted(Need::Gate(host)));
             apply(&leases.power, granted(Need::Power(host)));
         }
-        for slot in &shared.buses {
-            apply(&slot.lease, bus_open(&slot.hosts));
-        }
-        if closed {
-            // One thread only counts.
-            shared.closings.store(shared.closings.load(SeqCst).wrapping_add(1), SeqCst);
+        for (bus, slot) in shared.buses.iter().enumerate() {
+            apply(&slot.lease, bus_open(bus));
         }
         if opened {
             // Who sleeps looked at the leases with this lock held, so an opening cannot be missed.
@@ -232,35 +242,39 @@ impl Permits {
         any_open
     }
 
-    /// How often anything was closed so far.
+    /// How often what such a transfer needs was closed so far. `bus` is a position in the order of [`Permits::new`].
     #[must_use]
-    pub fn closings(&self) -> Closings {
-        self.shared.closings.load(SeqCst)
+    pub fn closings(&self, need: Need, bus: usize) -> Closings {
+        self.shared.buses.get(bus).map_or(0, |slot| self.shared.closings(slot, need))
     }
 
     /// Closes everything for good, and wakes the bus threads that sleep.
     pub fn end(&self) {
-        self.set(|_| false, |_| false);
+        self.set(Duration::ZERO, |_| false, |_| false);
         *lock(&self.shared.ended) = true;
         self.shared.wake.notify_all();
     }
 
-    /// The first transfer still under way on a bus that carries this host's DIMMs, or `None` when
-    /// the host's buses are quiet. If there is one, [`Permits::on_drained`] is called when it ends.
+    /// The leases follow this wiring from now on: [`Permits::set`] was told of it.
+    pub fn follow_wiring(&self, wiring: Wiring) {
+        self.shared.wiring.store(wiring, SeqCst);
+    }
+
+    /// The first transfer still under way on one of `buses` (by position in the order of [`Permits::new`]), or `None`
+    /// when they are quiet. If there is one, [`Permits::on_drained`] is called when it ends.
     #[must_use]
-    pub fn in_flight(&self, host: HostIndex) -> Option<InFlight> {
+    pub fn in_flight(&self, buses: impl Fn(usize) -> bool) -> Option<InFlight> {
         let mut first = None;
-        for slot in self.shared.buses.iter().filter(|slot| slot.hosts.contains(&host)) {
-            let under_way = self.shared.under_way(slot);
+        for (_, under_way) in self.under_way().enumerate().filter(|(bus, _)| buses(*bus)) {
             first = first.or(under_way);
         }
         first
     }
 
-    /// The transfer that is under way on each bus, in the order of [`Permits::new`], with the hosts whose DIMMs it
-    /// carries. If there is one, [`Permits::on_drained`] is called when it ends.
-    pub fn under_way(&self) -> impl Iterator<Item = (&[HostIndex], Option<InFlight>)> {
-        self.shared.buses.iter().map(|slot| (&*slot.hosts, self.shared.under_way(slot)))
+    /// The transfer that is under way on each bus, in the order of [`Permits::new`]. If there is one,
+    /// [`Permits::on_drained`] is called when it ends.
+    pub fn under_way(&self) -> impl Iterator<Item = Option<InFlight>> {
+        self.shared.buses.iter().map(|slot| self.shared.under_way(slot))
     }
 
     /// The handle of a bus thread; `None` if this bus is not guarded.
@@ -297,13 +311,29 @@ impl Shared {
         })
     }
 
+    fn lease(&self, need: Need) -> Option<&Lease> {
+        match need {
+            Need::Gate(host) => Some(&self.hosts.get(host)?.gate),
+            Need::Power(host) => Some(&self.hosts.get(host)?.power),
+        }
+    }
+
+    /// Sleeps until `open`, which looks at the leases. False if it is all over.
+    fn wait(&self, open: impl Fn() -> bool) -> bool {
+        let guard = lock(&self.ended);
+        let waited = self.wake.wait_timeout_while(guard, Duration::MAX, |ended| !*ended && !open());
+        !*waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
     fn allowed(&self, slot: &BusSlot, need: Need) -> bool {
         let now = self.now();
-        let granted = match need {
-            Need::Gate(host) => self.hosts.get(host).is_some_and(|host| host.gate.holds(now)),
-            Need::Power(host) => self.hosts.get(host).is_some_and(|host| host.power.holds(now)),
-        };
-        granted && slot.lease.holds(now)
+        self.lease(need).is_some_and(|lease| lease.holds(now)) && slot.lease.holds(now)
+    }
+
+    /// Both only grow, so that their sum tells whether either did.
+    fn closings(&self, slot: &BusSlot, need: Need) -> Closings {
+        let of_need = self.lease(need).map_or(0, |lease| lease.closings.load(SeqCst));
+        of_need.wrapping_add(slot.lease.closings.load(SeqCst))
     }
 }
 
@@ -318,7 +348,7 @@ impl BusPermits {
     pub fn try_acquire(&self, need: Need, device: u32) -> Result<Permit<'_>, Closed> {
         let slot = self.slot().ok_or(Closed)?;
         // Read first: a closing after it makes what is transferred old.
-        let closings = self.shared.closings.load(SeqCst);
+        let closings = self.shared.closings(slot, need);
         slot.since.store(self.shared.now(), Relaxed);
         slot.device.store(device, Relaxed);
         // Counted in before the gate is looked at: see the module's header.
@@ -327,10 +357,16 @@ impl BusPermits {
         if self.shared.allowed(slot, need) { Ok(permit) } else { Err(Closed) }
     }
 
-    /// How often anything was closed so far.
+    /// How often what such a transfer needs was closed so far.
     #[must_use]
-    pub fn closings(&self) -> Closings {
-        self.shared.closings.load(SeqCst)
+    pub fn closings(&self, need: Need) -> Closings {
+        self.slot().map_or(0, |slot| self.shared.closings(slot, need))
+    }
+
+    /// Whether the leases follow this wiring, or a later one.
+    #[must_use]
+    pub fn follows(&self, wiring: Wiring) -> bool {
+        self.shared.wiring.load(SeqCst).wrapping_sub(wiring) <= Wiring::MAX / 2
     }
 
     /// Whether a transfer of this kind may be tried now.
@@ -342,10 +378,14 @@ impl BusPermits {
     /// Sleeps until a transfer of one of these kinds may be tried. False if that will never be.
     #[must_use]
     pub fn wait_open(&self, needs: &[Need]) -> bool {
-        let guard = lock(&self.shared.ended);
-        let closed = |ended: &mut bool| !*ended && !needs.iter().any(|need| self.is_open(*need));
-        let waited = self.shared.wake.wait_timeout_while(guard, Duration::MAX, closed);
-        !*waited.unwrap_or_else(PoisonError::into_inner).0
+        self.shared.wait(|| needs.iter().any(|need| self.is_open(*need)))
+    }
+
+    /// The same of transfers on several buses, each with what it needs. False, too, if there are none.
+    #[must_use]
+    pub fn wait_any_open(wanted: &[(Self, Need)]) -> bool {
+        let any_open = || wanted.iter().any(|(bus, need)| bus.is_open(*need));
+        wanted.first().is_some_and(|(bus, _)| bus.shared.wait(any_open))
     }
 
     /// Sleeps for so long. False if it is all over.
@@ -370,7 +410,7 @@ pub struct Permit<'a> {
 }
 
 impl Permit<'_> {
-    /// How often anything was closed before it was granted.
+    /// How often what it needed was closed before it was granted.
     #[must_use]
     pub fn closings(&self) -> Closings {
         self.closings
@@ -403,24 +443,24 @@ mod tests {
     const DIMM: Need = Need::Gate(0);
 
     fn one_bus() -> (Permits, BusPermits) {
-        let permits = Permits::new(1, &[(3, vec![0])]);
+        let permits = Permits::new(1, [3]);
         let bus = permits.bus(3).unwrap();
         (permits, bus)
     }
 
     fn set(permits: &Permits, open: bool) {
-        permits.set(|_| open, |_| open);
+        permits.set(LEASE, |_| open, |_| open);
     }
 
-    fn in_flight(permits: &Permits, host: HostIndex) -> Option<(BusId, u32)> {
-        permits.in_flight(host).map(|transfer| (transfer.bus, transfer.device))
+    fn in_flight(permits: &Permits) -> Option<(BusId, u32)> {
+        permits.in_flight(|bus| bus == 0).map(|transfer| (transfer.bus, transfer.device))
     }
 
     #[test]
     fn closed_until_told_otherwise() {
         let (permits, bus) = one_bus();
         assert!(bus.try_acquire(DIMM, 0x18).is_err());
-        assert_eq!(permits.in_flight(0), None);
+        assert_eq!(permits.in_flight(|_| true), None);
         assert!(permits.bus(4).is_none());
         set(&permits, true);
         assert!(bus.try_acquire(DIMM, 0x18).is_ok());
@@ -432,7 +472,7 @@ mod tests {
         let refused = bus.try_acquire(DIMM, 0x18);
         assert!(refused.is_err());
         drop(refused);
-        assert_eq!(permits.in_flight(0), None);
+        assert_eq!(permits.in_flight(|_| true), None);
     }
 
     #[test]
@@ -447,33 +487,33 @@ mod tests {
         let first = bus.try_acquire(DIMM, 0x18).unwrap();
         let second = bus.try_acquire(DIMM, 0x1a).unwrap();
         set(&permits, false);
-        assert_eq!(in_flight(&permits, 0), Some((BusId::I2c(3), 0x1a)));
+        assert_eq!(in_flight(&permits), Some((BusId::I2c(3), 0x1a)));
         assert!(bus.try_acquire(DIMM, 0x18).is_err());
         drop(first);
         assert!(rx.try_recv().is_err(), "one is still out");
         drop(second);
         assert_eq!(rx.try_iter().count(), 1);
-        assert_eq!(permits.in_flight(0), None);
+        assert_eq!(permits.in_flight(|_| true), None);
     }
 
     #[test]
     fn a_bus_carries_several_hosts() {
-        let permits = Permits::new(2, &[(3, vec![0, 1, 7]), (5, vec![1])]);
+        let permits = Permits::new(2, [3, 5]);
         let (shared, own) = (permits.bus(3).unwrap(), permits.bus(5).unwrap());
         // Host 1 is in POST, host 0 works: the shared bus is nobody's.
         let powered = |need| matches!(need, Need::Gate(0) | Need::Power(_));
-        permits.set(powered, |hosts| !hosts.contains(&1));
+        permits.set(LEASE, powered, |_| false);
         assert!(shared.try_acquire(Need::Gate(0), 0x18).is_err());
         assert!(shared.try_acquire(Need::Power(1), 0x18).is_err());
         // Host 1 is off: host 0's sensors may be read, host 1's may not.
-        permits.set(|need| matches!(need, Need::Gate(0) | Need::Power(0)), |_| true);
+        permits.set(LEASE, |need| matches!(need, Need::Gate(0) | Need::Power(0)), |_| true);
         assert!(shared.try_acquire(Need::Gate(0), 0x18).is_ok());
         assert!(shared.try_acquire(Need::Gate(1), 0x18).is_err());
         assert!(own.try_acquire(Need::Power(0), 0x18).is_ok());
         assert!(own.try_acquire(Need::Power(1), 0x18).is_err());
         let permit = own.try_acquire(Need::Power(0), 0x4c).unwrap();
-        assert_eq!(permits.in_flight(0), None, "bus 5 is not host 0's");
-        assert!(permits.in_flight(1).is_some());
+        assert_eq!(permits.in_flight(|bus| bus == 0), None, "it is on bus 5");
+        assert!(permits.in_flight(|bus| bus == 1).is_some());
         drop(permit);
     }
 
@@ -492,11 +532,36 @@ mod tests {
         }
     }
 
+    /// The bus is late with its answer, and comes round again.
+    #[test]
+    fn without_a_lease_nothing_begins_and_nothing_was_closed() {
+        let (permits, bus) = one_bus();
+        set(&permits, true);
+        let before = bus.try_acquire(DIMM, 0x18).unwrap();
+        assert!(permits.set(Duration::ZERO, |_| true, |_| true), "it is open all the same");
+        assert!(bus.try_acquire(DIMM, 0x18).is_err());
+        assert_eq!(before.closings(), bus.closings(DIMM), "what was under way counts");
+        set(&permits, true);
+        assert!(bus.try_acquire(DIMM, 0x18).is_ok());
+        assert_eq!(bus.closings(DIMM), 0);
+    }
+
+    #[test]
+    fn a_wiring_is_followed_from_when_it_is_told_and_so_is_every_older_one() {
+        let (permits, bus) = one_bus();
+        assert!(bus.follows(0) && !bus.follows(1));
+        for wiring in [1, 2, Wiring::MAX, 0] {
+            permits.follow_wiring(wiring);
+            assert!(bus.follows(wiring) && bus.follows(wiring.wrapping_sub(1)));
+            assert!(!bus.follows(wiring.wrapping_add(1)));
+        }
+    }
+
     #[test]
     fn a_waiting_thread_wakes_when_the_gate_opens() {
         let (permits, bus) = one_bus();
         let thread = std::thread::spawn(move || bus.wait_open(&[Need::Power(0), DIMM]));
-        permits.set(|need| need == DIMM, |_| true);
+        permits.set(LEASE, |need| need == DIMM, |_| true);
         assert!(thread.join().unwrap());
     }
 
@@ -520,13 +585,31 @@ mod tests {
         let (permits, bus) = one_bus();
         set(&permits, true);
         let old = bus.try_acquire(DIMM, 0x18).unwrap();
-        assert_eq!(old.closings(), permits.closings());
+        let closings = || permits.closings(DIMM, 0);
+        assert_eq!(old.closings(), closings());
         set(&permits, true);
-        assert_eq!(old.closings(), permits.closings(), "a renewal closes nothing");
+        assert_eq!(old.closings(), closings(), "a renewal closes nothing");
         set(&permits, false);
         set(&permits, true);
-        assert_ne!(old.closings(), permits.closings());
-        assert_eq!(bus.try_acquire(DIMM, 0x18).unwrap().closings(), permits.closings());
+        assert_ne!(old.closings(), closings());
+        assert_eq!(bus.try_acquire(DIMM, 0x18).unwrap().closings(), closings());
+    }
+
+    /// Host 0's gate closes, and with it bus 3. Nobody else has been closed.
+    #[test]
+    fn a_closing_counts_where_it_closes_something() {
+        let permits = Permits::new(2, [3, 4, 5]);
+        let all = || {
+            let needs = [Need::Gate(0), Need::Power(0), Need::Gate(1), Need::Power(1)];
+            [0, 1, 2].map(|bus| needs.map(|need| permits.closings(need, bus)))
+        };
+        set(&permits, true);
+        assert_eq!(all(), [[0; 4]; 3]);
+        permits.set(LEASE, |need| need != Need::Gate(0), |bus| bus != 0);
+        assert_eq!(all(), [[2, 1, 1, 1], [1, 0, 0, 0], [1, 0, 0, 0]]);
+        let bus = permits.bus(4).unwrap();
+        assert_eq!(bus.try_acquire(Need::Power(1), 0x48).unwrap().closings(), bus.closings(Need::Power(1)));
+        assert_eq!(permits.closings(Need::Gate(7), 7), 0, "there is neither");
     }
 
     /// Two threads take permits as fast as they can while the gate opens and closes: whenever the
@@ -556,7 +639,7 @@ mod tests {
             set(&permits, true);
             std::thread::yield_now();
             set(&permits, false);
-            while permits.in_flight(0).is_some() {
+            while permits.in_flight(|_| true).is_some() {
                 std::hint::spin_loop();
             }
             for _ in 0..20 {

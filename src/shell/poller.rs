@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One thread for each bus that has sensors: it sleeps until the schedule says who is next, takes a permit for every
-//! register, and hands what came of it to the event loop.
+//! One thread for each I2C bus that has sensors, and a few for all files: it sleeps until the schedule says who is next, takes
+//! a permit for every register, and hands what came of it to the event loop.
 //!
 //! Owns the bus devices. Must never: transfer without a permit, or decide what a result means.
 
@@ -14,30 +14,28 @@ use std::{
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::{
-    adapters::{
-        hwmon::Hwmon,
-        i2c::{self, Buses, I2cBus},
-    },
     logic::{
         chip::{Chip, Progress},
         reading::{Celsius, Fault},
         schedule::Schedule,
+        time::Time,
     },
     shell::{
         clock::Clock,
-        event_loop::Input,
-        permits::{BusId, BusPermits, Closings, Need, Permits},
+        messages::Input,
+        permits::{BusId, BusPermits, Closings, Need, Permits, Wiring},
+        ports::{Buses, I2cBus, TemperatureFile, fault},
+        wires::{LOOK_AGAIN, Wires},
     },
 };
 
 /// Enough for a transfer and a line in the log. Only what is touched takes memory.
 const STACK: usize = 128 << 10;
 
-/// A bus with its sensors.
+/// What one thread reads.
 pub(crate) struct Line {
-    pub(crate) bus: BusId,
-    /// The kernel's timeout of one transfer, in real time.
-    pub(crate) timeout: Duration,
+    /// The number of its I2C bus, and the kernel's timeout of one transfer there, in real time; nothing, if it reads files.
+    pub(crate) i2c: Option<(u32, Duration)>,
     pub(crate) sensors: Vec<Wire>,
 }
 
@@ -45,11 +43,16 @@ pub(crate) struct Line {
 pub(crate) struct Wire {
     /// Its position in the configuration.
     pub(crate) sensor: usize,
+    /// The bus that its permits are for.
+    pub(crate) bus: BusId,
     pub(crate) need: Need,
     pub(crate) period: Duration,
     pub(crate) source: Source,
     /// It has been said which driver has it.
     pub(crate) said_bound: bool,
+    /// How often what it needs had been closed when a turn last began; at first a count that there is not, so that the
+    /// first opening is one like the others: its turn is its next place, and not at once.
+    pub(crate) closings: Closings,
 }
 
 /// Where it is read.
@@ -57,10 +60,18 @@ pub(crate) enum Source {
     /// Register by register.
     Chip { address: u8, chip: Chip },
     /// Through a kernel driver's file.
-    File { address: u8, file: Hwmon },
+    File { address: u8, file: Box<dyn TemperatureFile> },
 }
 
 impl Source {
+    /// What is there may be another.
+    fn forget(&mut self) {
+        match self {
+            Self::Chip { chip, .. } => chip.forget(),
+            Self::File { file, .. } => file.forget(),
+        }
+    }
+
     fn address(&self) -> u8 {
         match self {
             Self::Chip { address, .. } | Self::File { address, .. } => *address,
@@ -76,25 +87,30 @@ pub(crate) struct Poller {
 }
 
 impl Poller {
-    /// Starts a thread for each line. Fails only if there can be no thread.
+    /// Starts a thread for each line; `wires` is how the buses hang together. Fails only if there can be no thread.
     pub(crate) fn start(
         lines: Vec<Line>,
         buses: &Arc<dyn Buses>,
+        wires: Wires,
         permits: &Permits,
         clock: Clock,
         results: &UnboundedSender<Input>,
     ) -> io::Result<Self> {
         let (end, ended) = unbounded_channel();
         let mut running = 0;
+        let wires = Arc::new(wires);
+        // Said now, and told before anything is read.
+        wires.look();
+        // The places in time count from here, however late a thread comes to run.
+        let began = clock.now();
         for line in lines {
-            let Some(of_bus) = permits.bus(line.bus.clone()) else { continue };
-            let name = match &line.bus {
-                BusId::I2c(number) => format!("i2c-{number}"),
-                BusId::File(_) => "hwmon".to_owned(),
-            };
+            let of_wire = |wire: &Wire| Some((permits.bus(wire.bus.clone())?, wire.need));
+            let Some(ways) = line.sensors.iter().map(of_wire).collect() else { continue };
+            let name = line.i2c.map_or("hwmon".to_owned(), |(number, _)| format!("i2c-{number}"));
             let (end, buses, results) = (Ended(end.clone()), Arc::clone(buses), results.clone());
+            let wires = Arc::clone(&wires);
             thread::Builder::new().name(name).stack_size(STACK).spawn(move || {
-                BusThread::new(line, buses, of_bus, clock, results).run();
+                BusThread::new(line, buses, wires, ways, clock, results).run(began);
                 drop(end);
             })?;
             running += 1;
@@ -137,16 +153,27 @@ impl Drop for Ended {
     }
 }
 
-/// One bus, on its thread.
+/// What came of a turn.
+struct Read {
+    sensor: usize,
+    /// How often what it needs had been closed when it began.
+    closings: Closings,
+    result: Result<Celsius, Fault>,
+}
+
+/// One bus, or some files, on its thread.
 struct BusThread {
     line: Line,
     buses: Arc<dyn Buses>,
     bus: Option<Box<dyn I2cBus>>,
-    permits: BusPermits,
+    wires: Arc<Wires>,
+    /// When they were last looked at, if that counts still, and what they were.
+    looked: Option<Instant>,
+    wiring: Wiring,
+    /// Each sensor's way to permits, and what it needs.
+    ways: Vec<(BusPermits, Need)>,
     clock: Clock,
     results: UnboundedSender<Input>,
-    /// How often anything was closed when a turn last began.
-    closings: Closings,
     /// It has been said that there is no bus.
     said_missing: bool,
     /// How often another master won the bus.
@@ -157,78 +184,107 @@ impl BusThread {
     fn new(
         line: Line,
         buses: Arc<dyn Buses>,
-        permits: BusPermits,
+        wires: Arc<Wires>,
+        ways: Vec<(BusPermits, Need)>,
         clock: Clock,
         results: UnboundedSender<Input>,
     ) -> Self {
-        Self { line, buses, bus: None, permits, clock, results, closings: 0, said_missing: false, lost: 0 }
+        Self {
+            line,
+            buses,
+            bus: None,
+            wires,
+            looked: None,
+            wiring: 0,
+            ways,
+            clock,
+            results,
+            said_missing: false,
+            lost: 0,
+        }
     }
 
-    /// Until it is all over.
-    fn run(mut self) {
-        let needs: Vec<Need> = self.line.sensors.iter().map(|wire| wire.need).collect();
+    /// Until it is all over. The sensors' places in time count from `began`.
+    fn run(mut self, began: Time) {
         let periods: Vec<Duration> = self.line.sensors.iter().map(|wire| wire.period).collect();
-        let mut schedule = Schedule::new(self.clock.now(), &periods);
-        while self.permits.wait_open(&needs) {
-            if self.permits.closings() != self.closings {
-                self.begin_anew();
-                schedule.resume(self.clock.now());
-            }
+        let mut schedule = Schedule::new(began, &periods);
+        while BusPermits::wait_any_open(&self.ways) {
+            self.look_at_closings(&mut schedule);
             let Some((place, due)) = schedule.next() else { return };
             let wait = self.clock.instant(due).saturating_duration_since(Instant::now());
             if !wait.is_zero() {
-                if self.permits.rest(wait) {
+                if self.ways.first().is_some_and(|(any, _)| any.rest(wait)) {
                     continue;
                 }
                 return;
             }
             match self.read(place) {
                 None => schedule.skip(place, self.clock.now()),
-                Some((sensor, result)) => {
-                    schedule.done(place, self.clock.now(), result.is_ok());
-                    let closings = self.closings;
+                Some(Read { sensor, closings, result }) => {
+                    let there = result.is_ok() || result.is_err_and(Fault::is_of_a_device);
+                    schedule.done(place, self.clock.now(), result.is_ok(), there);
                     self.results.send(Input::Read { sensor, closings, result }).unwrap_or_default();
                 }
             }
         }
     }
 
-    /// Something was closed: what is on the bus may be another, and the bus as well. (While it is open the kernel
-    /// keeps its adapter.)
-    fn begin_anew(&mut self) {
-        self.closings = self.permits.closings();
-        self.bus = None;
-        for wire in &mut self.line.sensors {
-            if let Source::Chip { chip, .. } = &mut wire.source {
-                chip.forget();
+    /// Where something was closed, what is there may be another, and the bus as well. (While it is open the kernel
+    /// keeps its adapter.) A sensor that needs nothing of what was closed goes on as if it had not been.
+    fn look_at_closings(&mut self, schedule: &mut Schedule) {
+        for (place, (wire, (permits, need))) in self.line.sensors.iter_mut().zip(&self.ways).enumerate() {
+            let closings = permits.closings(*need);
+            if std::mem::replace(&mut wire.closings, closings) == closings {
+                continue;
             }
+            wire.source.forget();
+            schedule.resume(place, self.clock.now());
+            self.bus = None;
         }
     }
 
-    /// One reading, a permit for each transfer; `None` if it may not be, or something was closed meanwhile.
-    fn read(&mut self, place: usize) -> Option<(usize, Result<Celsius, Fault>)> {
+    /// Whether the leases are those of the wiring as it is now.
+    fn is_wired(&mut self, place: usize) -> bool {
+        if self.looked.is_none_or(|at| at.elapsed() >= LOOK_AGAIN) {
+            self.wiring = self.wires.look();
+            self.looked = Some(Instant::now());
+        }
+        self.ways.get(place).is_some_and(|(permits, _)| permits.follows(self.wiring))
+    }
+
+    /// One reading, a permit for each transfer; `None` if it may not be, or what it needs was closed meanwhile.
+    fn read(&mut self, place: usize) -> Option<Read> {
         if self.line.sensors.get(place).is_some_and(|wire| matches!(wire.source, Source::Chip { .. })) {
             self.open();
         }
-        let Self { line, bus, permits, closings, .. } = self;
-        let wire = line.sensors.get_mut(place)?;
-        let address = wire.source.address();
+        if !self.is_wired(place) {
+            return None;
+        }
+        let Self { line, bus, ways, .. } = self;
+        let (wire, (permits, need)) = (line.sensors.get_mut(place)?, ways.get(place)?);
+        let (address, closings) = (wire.source.address(), wire.closings);
         let granted = || {
-            let permit = permits.try_acquire(wire.need, address.into()).ok()?;
-            (permit.closings() == *closings).then_some(permit)
+            let permit = permits.try_acquire(*need, address.into()).ok()?;
+            (permit.closings() == closings).then_some(permit)
         };
         let result = match (&mut wire.source, bus) {
-            (Source::File { file, .. }, _) => {
-                let _permit = granted()?;
-                file.read()
-            }
+            (Source::File { file, .. }, _) => loop {
+                let permit = granted()?;
+                let progress = file.step();
+                drop(permit);
+                match progress {
+                    Progress::More => {}
+                    Progress::Reading(value) => break Ok(value),
+                    Progress::Fault(fault) => break Err(fault),
+                }
+            },
             (Source::Chip { .. }, None) => {
                 let _permit = granted()?;
                 Err(Fault::NoBus)
             }
             (Source::Chip { chip, .. }, Some(bus)) => loop {
                 let permit = granted()?;
-                let value = bus.read(address, chip.next());
+                let value = bus.transfer(address, chip.next());
                 drop(permit);
                 match value.map(|value| chip.take(value)) {
                     Ok(Progress::More) => {}
@@ -236,7 +292,7 @@ impl BusThread {
                     Ok(Progress::Fault(fault)) => break Err(fault),
                     Err(error) => {
                         chip.forget();
-                        break Err(i2c::fault(&error));
+                        break Err(fault(&error));
                     }
                 }
             },
@@ -248,21 +304,23 @@ impl BusThread {
             Ok(_) => wire.said_bound = false,
             Err(_) => {}
         }
-        Some((sensor, result))
+        Some(Read { sensor, closings, result })
     }
 
     /// Opens the bus if it is not open. It is said once that it cannot be.
     fn open(&mut self) {
-        let BusId::I2c(number) = self.line.bus else { return };
+        let Some((number, timeout)) = self.line.i2c else { return };
         if self.bus.is_some() {
             return;
         }
-        match self.buses.open(number, self.line.timeout) {
+        match self.buses.open(number, timeout) {
             Ok(bus) => {
                 if std::mem::take(&mut self.said_missing) {
                     tracing::info!("I2C bus {number} is there now");
                 }
                 self.bus = Some(bus);
+                // It, or the mux that it is a channel of, may have come just now.
+                self.looked = None;
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.said_missing, true) {
@@ -274,7 +332,7 @@ impl BusThread {
 
     /// Who has the address, and what can be done.
     fn name_driver(&self, address: u8) {
-        let BusId::I2c(number) = self.line.bus else { return };
+        let Some((number, _)) = self.line.i2c else { return };
         let driver = self.buses.driver_of(number, address);
         let driver = driver.as_deref().unwrap_or("of an unknown name");
         tracing::warn!(
@@ -287,7 +345,7 @@ impl BusThread {
     fn count_lost(&mut self) {
         self.lost = self.lost.saturating_add(1);
         if self.lost.is_power_of_two() {
-            let BusId::I2c(number) = self.line.bus else { return };
+            let Some((number, _)) = self.line.i2c else { return };
             tracing::warn!(
                 bus = number,
                 lost = self.lost,
@@ -300,161 +358,4 @@ impl BusThread {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use tokio::runtime;
-
-    use super::*;
-    use crate::{config::Device, logic::chip::Access};
-
-    const DIMM: Need = Need::Gate(0);
-    const SOON: Duration = Duration::from_secs(10);
-
-    /// A bus of JC42.4 sensors, at 0x18, that looks at the permits during each transfer.
-    struct Watched {
-        permits: Permits,
-        seen: Mutex<Seen>,
-    }
-
-    #[derive(Default)]
-    struct Seen {
-        /// Registers that were read.
-        reads: usize,
-        /// Of those, while a permit was out.
-        permitted: usize,
-        /// How often it is not there yet.
-        missing: usize,
-        opened: usize,
-    }
-
-    struct Buses2(Arc<Watched>);
-
-    impl Buses for Buses2 {
-        fn open(&self, _: u32, _: Duration) -> io::Result<Box<dyn I2cBus>> {
-            let mut seen = self.0.seen.lock().unwrap();
-            seen.opened += 1;
-            if seen.opened <= seen.missing {
-                return Err(rustix::io::Errno::NOENT.into());
-            }
-            Ok(Box::new(Self(Arc::clone(&self.0))))
-        }
-
-        fn driver_of(&self, _: u32, _: u8) -> Option<String> {
-            None
-        }
-    }
-
-    impl I2cBus for Buses2 {
-        fn read(&mut self, address: u8, access: Access) -> io::Result<u16> {
-            let mut seen = self.0.seen.lock().unwrap();
-            seen.reads += 1;
-            seen.permitted += usize::from(self.0.permits.in_flight(0).is_some());
-            match (address, access) {
-                (0x18, Access::Word(0)) => Ok(0xef00),
-                (0x18, Access::Word(1)) => Ok(0),
-                (0x18, Access::Word(5)) => Ok(0x9001),
-                (0x18, Access::Word(6)) => Ok(0x4a10),
-                _ => Err(rustix::io::Errno::NXIO.into()),
-            }
-        }
-    }
-
-    struct Bench {
-        permits: Permits,
-        watched: Arc<Watched>,
-        poller: Option<Poller>,
-        results: UnboundedReceiver<Input>,
-        runtime: runtime::Runtime,
-    }
-
-    /// One bus with a sensor at 0x18 and an empty slot, on a clock a hundred times faster than life.
-    fn bench(missing: usize) -> Bench {
-        let permits = Permits::new(1, &[(3, vec![0])]);
-        let seen = Mutex::new(Seen { missing, ..Seen::default() });
-        let watched = Arc::new(Watched { permits: permits.clone(), seen });
-        let wire = |sensor, address| {
-            let chip = Chip::new(Device::Jc42, 0).unwrap();
-            let source = Source::Chip { address, chip };
-            Wire { sensor, need: DIMM, period: Duration::from_secs(1), source, said_bound: false }
-        };
-        let line = Line { bus: BusId::I2c(3), timeout: SOON, sensors: vec![wire(0, 0x18), wire(1, 0x19)] };
-        let buses: Arc<dyn Buses> = Arc::new(Buses2(Arc::clone(&watched)));
-        let (to_loop, results) = unbounded_channel();
-        let poller = Poller::start(vec![line], &buses, &permits, Clock::scaled(100), &to_loop).unwrap();
-        let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        Bench { permits, watched, poller: Some(poller), results, runtime }
-    }
-
-    impl Bench {
-        fn open(&self, open: bool) {
-            self.permits.set(|_| open, |_| open);
-        }
-
-        fn next(&mut self) -> (usize, Result<f64, Fault>) {
-            let next = async { tokio::time::timeout(SOON, self.results.recv()).await };
-            match self.runtime.block_on(next).unwrap() {
-                Some(Input::Read { sensor, result, .. }) => (sensor, result.map(Celsius::degrees)),
-                other => panic!("{other:?}"),
-            }
-        }
-
-        fn reads(&self) -> usize {
-            self.watched.seen.lock().unwrap().reads
-        }
-    }
-
-    #[test]
-    fn a_permit_is_out_during_every_transfer_and_none_is_made_while_closed() {
-        let mut bench = bench(0);
-        std::thread::sleep(Duration::from_millis(50));
-        assert_eq!(bench.reads(), 0);
-        bench.open(true);
-        let mut seen = [bench.next(), bench.next(), bench.next()];
-        seen.sort_by_key(|(sensor, _)| *sensor);
-        assert_eq!(seen[0], (0, Ok(25.0)));
-        assert_eq!(seen[2], (1, Err(Fault::Absent)));
-        bench.open(false);
-        while bench.permits.in_flight(0).is_some() {
-            std::thread::yield_now();
-        }
-        let reads = bench.reads();
-        std::thread::sleep(Duration::from_millis(50));
-        assert_eq!(bench.reads(), reads, "it read without a permit");
-        assert_eq!(bench.watched.seen.lock().unwrap().permitted, reads);
-        bench.open(true);
-        while bench.results.try_recv().is_ok() {}
-        assert!(bench.next().0 < 2, "it goes on");
-    }
-
-    #[test]
-    fn a_bus_that_comes_late_is_found() {
-        let mut bench = bench(4);
-        bench.open(true);
-        let mut results: Vec<_> = std::iter::repeat_with(|| bench.next().1).take(4).collect();
-        assert_eq!(results, [Err(Fault::NoBus); 4]);
-        while results.pop() != Some(Ok(25.0)) {
-            results.push(bench.next().1);
-        }
-    }
-
-    #[test]
-    fn the_threads_end_when_they_are_told_to_and_one_that_ends_by_itself_is_noticed() {
-        let mut bench = bench(0);
-        bench.open(true);
-        assert!(bench.next().0 < 2);
-        let poller = bench.poller.take().unwrap();
-        let began = Instant::now();
-        bench.runtime.block_on(poller.stop(SOON));
-        assert!(began.elapsed() < SOON);
-        bench.open(true);
-        let reads = bench.reads();
-        std::thread::sleep(Duration::from_millis(50));
-        assert_eq!(bench.reads(), reads);
-
-        let (end, ended) = unbounded_channel();
-        let mut poller = Poller { permits: bench.permits.clone(), running: 2, ended };
-        drop(Ended(end));
-        bench.runtime.block_on(async { tokio::time::timeout(SOON, poller.lost()).await }).unwrap();
-    }
-}
+mod tests;

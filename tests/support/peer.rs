@@ -193,6 +193,13 @@ impl Peer {
         self.connection.send(&signal).await.expect("the bus");
     }
 
+    /// As the mapper: it has looked at this service.
+    pub async fn introspected(&self, service: &str) {
+        let path = "/xyz/openbmc_project/object_mapper";
+        let signal = Message::signal(path, format!("{MAPPER}.Private"), "IntrospectionComplete");
+        self.connection.send(&signal.build(&service).expect("a signal")).await.expect("the bus");
+    }
+
     /// `InterfacesAdded` for this path.
     pub async fn announce(&self, path: &str) {
         self.announce_with(path, &[]).await;
@@ -274,6 +281,7 @@ where
     Message::method_return(&call.header()).build(body).expect("a reply")
 }
 
+#[allow(clippy::too_many_lines, reason = "one method after another")]
 fn answer(call: &Message, state: &mut State) -> Vec<Message> {
     let header = call.header();
     let path = header.path().map_or("", |path| path.as_str()).to_owned();
@@ -312,7 +320,7 @@ fn answer(call: &Message, state: &mut State) -> Vec<Message> {
                     tree.entry(path).or_default().entry(service).or_default().push(interface);
                 }
             }
-            state.calls.push((member, Vec::new()));
+            state.calls.push((member, interfaces.iter().map(|&interface| interface.to_owned()).collect()));
             vec![reply(call, &tree)]
         }
         "GetAll" => {

@@ -2,7 +2,7 @@
 //! A private bus in a directory of its own: for the tests and for the simulated board.
 //!
 //! Only `std`, and blocking: it takes a few milliseconds. On this bus everybody may own any name and
-//! call anybody, as OpenBMC's `dbus-perms` allows it (contract section 8).
+//! call anybody, as OpenBMC's `dbus-perms` allows it (openbmc 8).
 //!
 //! It is a dbus-daemon, or with `ACPI_BUS=dbus-broker` in the environment the one that OpenBMC ships:
 //! `./dev test` runs the tests of the D-Bus contract with both.
@@ -43,8 +43,8 @@ pub struct PrivateBus {
     child: Child,
     dir: PathBuf,
     address: String,
-    /// What dbus-broker takes for the journal.
-    _journal: Option<UnixDatagram>,
+    /// What dbus-broker takes for the journal. It waits for one that nobody reads, and all its clients with it.
+    journal: Option<UnixDatagram>,
 }
 
 impl PrivateBus {
@@ -62,7 +62,7 @@ impl PrivateBus {
             Ok(other) => Err(io::Error::other(format!("ACPI_BUS: there is no {other}"))),
         };
         match started {
-            Ok((child, address, journal)) => Ok(Self { child, dir, address, _journal: journal }),
+            Ok((child, address, journal)) => Ok(Self { child, dir, address, journal }),
             Err(error) => {
                 remove(&dir);
                 Err(error)
@@ -76,6 +76,12 @@ impl PrivateBus {
         &self.address
     }
 
+    /// The process of the bus, or of what started it.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The directory of the bus, which nobody else may enter.
     #[must_use]
     pub fn dir(&self) -> &Path {
@@ -87,6 +93,8 @@ impl Drop for PrivateBus {
     fn drop(&mut self) {
         // Fails only if it is gone already.
         end(&mut self.child);
+        // Lets its reader go.
+        drop(self.journal.as_ref().map(|journal| journal.shutdown(std::net::Shutdown::Both)));
         remove(&self.dir);
     }
 }
@@ -151,6 +159,8 @@ fn start_broker(dir: &Path, policy: &str) -> io::Result<Started> {
     // As dbus-daemon has it: the policy decides, and the directory.
     fs::set_permissions(&socket, fs::Permissions::from_mode(0o777))?;
     let journal = UnixDatagram::bind(dir.join("journal"))?;
+    let reader = journal.try_clone()?;
+    std::thread::spawn(move || while reader.recv(&mut [0; 4096]).is_ok_and(|read| read > 0) {});
     let log = dir.join("log");
     let mut unshare = Command::new("unshare");
     // Whoever is not root may mount in a user namespace of his own, where he stays who he is.

@@ -5,18 +5,21 @@
 #![allow(unreachable_pub, dead_code, reason = "this file is included by several test programs")]
 
 use std::{
+    fs,
+    path::{Path, PathBuf},
     sync::{Arc, mpsc},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use acpi_stated::{
-    adapters::spd_mux::{Lines, LinuxLines},
+    adapters::{i2c::LinuxBuses, socket, spd_mux::LinuxLines},
     config::{Bus, Settings},
     daemon::Daemon,
     shell::{
         clock::Clock,
         permits::{BusPermits, Need, Permits},
+        ports::{Buses, GpioLines},
         store::Places,
         supervisor::Supervisor,
     },
@@ -43,7 +46,37 @@ pub struct Rig {
     pub dimms: BusPermits,
     stop: Option<oneshot::Sender<()>>,
     daemon: Option<JoinHandle<()>>,
+    /// What the kernel shows of the daemon's event loop.
+    event_loop: PathBuf,
     pub bus: Arc<PrivateBus>,
+}
+
+/// How long something takes, without what the machine takes: the time in which a thread that a call goes through (the test's, the
+/// bus's, the event loop's) could have run and was not let, as the kernel counts it. A slow daemon is told from a starved one by
+/// that; where the machine has time, it is real time.
+pub struct Watch<'a> {
+    rig: &'a Rig,
+    kept: Duration,
+    began: Instant,
+}
+
+impl Watch<'_> {
+    pub fn taken(&self) -> Duration {
+        let real = self.began.elapsed();
+        real.saturating_sub(self.rig.kept().saturating_sub(self.kept))
+    }
+}
+
+/// The second number of `schedstat` is how long this thread has waited for a processor, in nanoseconds.
+fn kept(thread: &Path) -> Duration {
+    let text = fs::read_to_string(thread.join("schedstat")).unwrap_or_default();
+    Duration::from_nanos(text.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or(0))
+}
+
+/// The thread that asks.
+fn this_thread() -> PathBuf {
+    let thread = fs::read_link("/proc/thread-self").expect("/proc");
+    Path::new("/proc").join(thread)
 }
 
 impl Rig {
@@ -83,7 +116,28 @@ impl Rig {
         clock: Clock,
         bus: impl Into<Arc<PrivateBus>>,
         places: Option<Places>,
-        gpio: Arc<dyn Lines>,
+        gpio: Arc<dyn GpioLines>,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
+        Self::amid(clock, bus, places, gpio, Arc::new(LinuxBuses::default()), change).await
+    }
+
+    /// One life by this clock that reads sensors on these I2C buses.
+    pub async fn reading(
+        clock: Clock,
+        bus: PrivateBus,
+        i2c: Arc<dyn Buses>,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
+        Self::amid(clock, bus, None, Arc::new(LinuxLines), i2c, change).await
+    }
+
+    async fn amid(
+        clock: Clock,
+        bus: impl Into<Arc<PrivateBus>>,
+        places: Option<Places>,
+        gpio: Arc<dyn GpioLines>,
+        i2c: Arc<dyn Buses>,
         change: impl FnOnce(&mut Settings),
     ) -> Self {
         let bus = bus.into();
@@ -96,22 +150,33 @@ impl Rig {
         let daemon = std::thread::spawn(move || {
             let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
-                let connection = connect(&address).await;
-                let daemon = Daemon::new(settings, clock, connection, Supervisor::silent()).with_gpio(gpio);
+                let connection = socket::connect(&address).await.expect("the private bus");
+                let daemon = Daemon::new(settings, clock, connection, Supervisor::silent());
+                let daemon = daemon.with_gpio(gpio).with_buses(i2c);
                 let daemon = match places {
                     Some(places) => daemon.with_places(places),
                     None => daemon,
                 };
-                to_us.send(daemon.permits()).expect("the test waits for them");
+                to_us.send((daemon.permits(), this_thread())).expect("the test waits for them");
                 daemon.run(async { drop(stopped.await) }).await.expect("it runs until it is told to stop");
             });
         });
-        let permits = permits.recv().expect("the daemon is built");
+        let (permits, event_loop) = permits.recv().expect("the daemon is built");
         let client = connect(bus.address()).await;
         let dimms = permits.bus(3).expect("bus 3");
-        let rig = Self { client, permits, dimms, stop: Some(stop), daemon: Some(daemon), bus };
+        let rig = Self { client, permits, dimms, stop: Some(stop), daemon: Some(daemon), event_loop, bus };
         rig.until("the object is there", async || rig.state().await.is_some()).await;
         rig
+    }
+
+    /// Begins to measure what a call takes. It is one thread that begins, calls and asks.
+    pub fn watch(&self) -> Watch<'_> {
+        Watch { rig: self, kept: self.kept(), began: Instant::now() }
+    }
+
+    fn kept(&self) -> Duration {
+        let bus = PathBuf::from(format!("/proc/{}", self.bus.pid()));
+        kept(&this_thread()) + kept(&self.event_loop) + kept(&bus)
     }
 
     /// Tells the daemon to end.
@@ -153,10 +218,12 @@ impl Rig {
         self.dimms.try_acquire(DIMM, SPD).is_ok()
     }
 
-    /// The host reports S0, and the gate opens.
+    /// The host reports S0, and the gate opens. Returns when that has been signalled too, so that who listens from here on does
+    /// not hear of it.
     pub async fn open(&self) {
         self.set("S0_G0_D0").await;
         self.until("the gate is open", async || self.is_open()).await;
+        self.until("it is said to be open", async || self.reasons().await.is_empty()).await;
     }
 
     pub async fn set(&self, state: &str) {
@@ -232,8 +299,13 @@ pub async fn connect(address: &str) -> Connection {
 
 /// A Set of `SysACPIStatus`, answered with success.
 pub async fn set(client: &Connection, state: &str) {
+    set_within(PATIENCE, client, state).await;
+}
+
+/// The same, where thousands may be before it.
+pub async fn set_within(bound: Duration, client: &Connection, state: &str) {
     let value = Variant::from(format!("{NAME}.ACPI.{state}"));
     let arguments = (NAME, "SysACPIStatus", value);
     let reply = client.call_method(Some(NAME), PATH, Some(PROPERTIES), "Set", &arguments);
-    timeout(PATIENCE, reply).await.expect("a Set is answered").expect("a Set succeeds");
+    timeout(bound, reply).await.expect("a Set is answered").expect("a Set succeeds");
 }

@@ -2,7 +2,7 @@
 //! Reads `tests/scenarios/*.trace`: what happens to a host, and what is expected of it (`tests/scenarios/README.md`).
 #![allow(unreachable_pub, dead_code, reason = "this file is included by several test programs")]
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::{fs, path::Path};
 
 use acpi_stated::{
     config,
@@ -15,11 +15,8 @@ const HEADER: [&str; 11] =
 /// One scenario, as its file says it.
 pub struct Scenario {
     pub title: String,
-    pub explanation: String,
     pub settings: config::Host,
     pub stored: Option<Stored>,
-    /// From the options to the last row, as it is printed.
-    pub table: String,
     pub rows: Vec<Row>,
 }
 
@@ -38,25 +35,19 @@ fn columns(line: &str) -> Vec<String> {
 }
 
 pub fn read(text: &str) -> Result<Scenario, String> {
-    let mut lines = text.lines().enumerate().map(|(i, line)| (i + 1, line.trim_end()));
+    let mut lines = text.lines().enumerate().map(|(i, line)| (i + 1, line.trim_end())).peekable();
     let title = lines.next().and_then(|(_, l)| l.strip_prefix("# ")).ok_or("no title")?.to_owned();
-    let mut scenario = Scenario {
-        title,
-        explanation: String::new(),
-        settings: config::Host::new(0),
-        stored: None,
-        table: String::new(),
-        rows: Vec::new(),
-    };
+    let mut scenario = Scenario { title, settings: config::Host::new(0), stored: None, rows: Vec::new() };
+    // Who opens the file reads first what it is about.
+    let mut explained = false;
+    while let Some((_, comment)) = lines.next_if(|(_, line)| line.starts_with('#')) {
+        explained |= comment.len() > 1;
+    }
+    if !explained {
+        return Err("it does not say what it shows".to_owned());
+    }
     let mut began = false;
     for (number, line) in lines {
-        if let Some(comment) = line.strip_prefix('#') {
-            writeln!(scenario.explanation, "{}", comment.trim()).unwrap();
-            continue;
-        }
-        if !line.is_empty() || began {
-            writeln!(scenario.table, "{line}").unwrap();
-        }
         let wrong = |what: &str| format!("line {number}: {what}: {line}");
         if line.is_empty() || line.starts_with("--") {
             // For the reader.
@@ -99,6 +90,7 @@ fn option(settings: &mut config::Host, option: &str) -> Result<(), String> {
         "s0_from_post_complete" => evidence.s0_from_post_complete = true,
         "s2_from_power_on" => evidence.s2_from_power_on = true,
         "host_off_is_off" => evidence.host_off_is_off = true,
+        "write_boot_progress" => settings.write_boot_progress = true,
         "dimms" => settings.has_dimms = true,
         "mux" => {
             settings.spd_mux = Some(config::SpdMux { line: "SPD_MUX_SEL".to_owned(), host_level: true });

@@ -7,7 +7,7 @@ use acpi_sim::{
     Error, Result,
     bmc_sensors::{CPU_POWER, FAN_PWM, FAN_SENSOR, PSU_SENSOR, PWMS, TARGET},
     board::Board,
-    fan_control, fan_show,
+    fair, fan_control, fan_show,
     host::Firmware,
     hwmon_temp::PowerState,
     objects::Written,
@@ -227,18 +227,13 @@ fn introduce(options: &Options, show: bool) {
 
 async fn perform(part: Part) -> Result<Tally> {
     print(&format!("\n== {}", part.heading));
-    let mut board = Board::start(part.setup).await?;
-    for way in part.ways {
-        board.boot(way).await?;
-    }
-    board.finish().await
+    fair::perform(&part.setup, &part.ways).await
 }
 
 fn verdict(tally: &Tally, gate: Gate, complaints: &[String]) -> String {
     if !complaints.is_empty() {
-        // On a machine that is too busy for this speed, the board's real-time bounds mean little.
         return format!(
-            "NOT as it should be: {}. (This machine let the board sleep up to {} ms too long; if that is much, \
+            "NOT as it should be: {}. (This machine kept the board waiting for up to {} ms; if that is much, \
              try a lower --speed.)",
             complaints.join("; "),
             tally.lateness.as_millis()

@@ -14,13 +14,12 @@ use std::{
 };
 
 use acpi_sim::{
-    board::Board,
+    fair,
     host::Firmware,
     poller::Gate,
     power_control::Flavour,
     setup::{Setup, Way},
     tally::Tally,
-    truth::REACTION,
 };
 
 /// Slower than the demo: other tests may be running.
@@ -41,25 +40,9 @@ pub fn setup(firmware: Firmware, power: Flavour) -> Setup {
     Setup::new(firmware, power, SPEED)
 }
 
-/// Performs these boots and gives the counts. Where something went wrong while this machine let the board sleep longer than its
-/// real-time bounds allow, that says nothing of the daemon: it is done again, twice at most.
+/// Performs these boots and gives the counts, from a machine that let the board run.
 pub async fn boots(setup: Setup, ways: &[Way]) -> Tally {
-    for _ in 0..2 {
-        let tally = performed(setup.clone(), ways).await;
-        if tally.lateness <= REACTION || tally.complaints(setup.gate).is_empty() {
-            return tally;
-        }
-        eprintln!("this machine was {:?} late; once more", tally.lateness);
-    }
-    performed(setup, ways).await
-}
-
-async fn performed(setup: Setup, ways: &[Way]) -> Tally {
-    let mut board = Board::start(setup).await.expect("a board");
-    for way in ways {
-        board.boot(*way).await.expect("a boot");
-    }
-    board.finish().await.expect("the daemon ends well")
+    fair::perform(&setup, ways).await.expect("a board, its boots, and a daemon that ends well")
 }
 
 /// All is as it should be, and this many boots were counted.

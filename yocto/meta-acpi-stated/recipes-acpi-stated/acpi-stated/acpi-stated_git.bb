@@ -35,13 +35,6 @@ export CARGO_PROFILE_RELEASE_STRIP = "none"
 # pages are 4 KiB, so nothing has to be padded to 64.
 RUSTFLAGS:append:armv7a = " -C target-feature=+thumb-mode -C link-arg=-Wl,-z,max-page-size=4096"
 
-# Documentation keeps a measurement with a Cargo.lock of its own, which is not for update_crates.
-CARGO_LOCK_SRC_DIR = "${WORKDIR}/lock"
-do_update_crates[cleandirs] = "${CARGO_LOCK_SRC_DIR}"
-do_update_crates:prepend() {
-    cp ${S}/Cargo.lock ${CARGO_LOCK_SRC_DIR}/
-}
-
 # Not obmc-phosphor-dbus-service, which would name the unit after the bus name, and write a D-Bus policy that is open to all.
 SYSTEMD_SERVICE:${PN} = "acpi-stated.service"
 
