@@ -6,7 +6,7 @@
 //! transfers of its sensors, starts systemd's targets, holds the DIMMs' fans, and says what is wrong.
 //!
 //! "Rules 3.2" in comments is section 3.2 of `docs/rules.md`, a note is a row there; "openbmc 3.4" is a section of
-//! `docs/openbmc.md`. The D-Bus services that the daemon talks with are listed in `Bus::peers` (`adapters/bus.rs`).
+//! `docs/openbmc.md`. The D-Bus services that the daemon talks with are the fields of [`Peers`].
 //!
 //! ```text
 //!  Poller: a thread for each I2C bus          ┌── objects (what a Get returns)
@@ -21,34 +21,49 @@
 
 use std::{
     future::Future,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    task::{JoinError, JoinHandle},
+};
 
 use crate::{
     adapters::{
         acpi_object::AcpiObject,
         blacklist,
-        bus::{Bus, Failed, Setup},
+        boot_progress::BootProgress,
+        cpu_power::CpuPower,
+        dbus::{
+            bus::{Bus, Failed, Parts},
+            object::Object as _,
+            tree::Tree,
+            trust::Trust,
+        },
+        dimm_inventory::DimmInventory,
+        event_log::EventLog,
+        fan_config::FanConfig,
+        fans::Fans,
         i2c::LinuxBuses,
+        mapper::Mapper,
+        peers::Peers,
+        power_state::PowerState,
         sensor_objects::SensorObject,
         spd_mux::{self, LinuxLines},
-        tree::Tree,
+        systemd::Systemd,
     },
     config::{self, Settings},
-    logic::{
-        event::Event,
-        machine::{Machine, Stored},
-    },
+    logic::machine::{Machine, Stored},
     shell::{
         clock::Clock,
         event_loop::EventLoop,
         held::Held,
         messages::Input,
-        permits::{BusId, HostIndex, Permits},
+        permits::Permits,
         poller::Poller,
         ports::{Buses, GpioLines, MuxOrders},
         store::{self, Memory, Places, Storage, Writer},
@@ -88,10 +103,10 @@ pub enum Error {
     Bus(#[from] Failed),
     /// The system gives no thread.
     #[error("the {0} cannot be started")]
-    Start(&'static str, #[source] std::io::Error),
+    Start(&'static str, #[source] io::Error),
     /// The system gives the event loop no timer, or takes it away.
     #[error("the event loop has no timer")]
-    Timer(#[source] std::io::Error),
+    Timer(#[source] io::Error),
     /// A part of it ended that never should.
     #[error("the {0} ended by itself, which it never should: a fault in acpi-stated")]
     Part(&'static str),
@@ -99,7 +114,7 @@ pub enum Error {
 
 impl Daemon {
     /// A daemon that is told `settings`, lives by `clock`, and serves and listens on `connection`,
-    /// which must be fresh, and made by [`socket::connect`](crate::adapters::socket::connect): any other ends with the first
+    /// which must be fresh, and made by [`socket::connect`](crate::adapters::dbus::socket::connect): any other ends with the first
     /// message that zbus cannot parse. Nothing else may read from that connection.
     #[must_use]
     pub fn new(
@@ -165,33 +180,20 @@ impl Daemon {
             Some(places) => store::open(places, &ids),
             None => (vec![None; ids.len()], Memory::default(), None),
         };
-        let ended = self.serve(stored, memory, held, writer.as_ref().map(Writer::storage), stop).await;
+        let past = Past { stored, memory, held, storage: writer.as_ref().map(Writer::storage) };
+        let ended = match self.start(past) {
+            Ok(running) => running.until(stop).await,
+            Err(error) => Err(error),
+        };
         if let Some(writer) = writer {
             writer.close().await;
         }
         ended
     }
 
-    async fn serve(
-        self,
-        stored: Vec<Option<Stored>>,
-        memory: Memory,
-        held: (Held, Vec<String>),
-        storage: Option<Storage>,
-        stop: impl Future<Output = ()>,
-    ) -> Result<(), Error> {
-        let Self {
-            settings,
-            clock,
-            connection,
-            supervisor,
-            wiring,
-            permits,
-            places: _,
-            i2c,
-            gpio,
-            entity_manager,
-        } = self;
+    /// Puts the parts together, and starts them.
+    fn start(self, Past { stored, memory, held, storage }: Past) -> Result<Running, Error> {
+        let Self { settings, clock, connection, supervisor, wiring, permits, i2c, gpio, .. } = self;
         let (to_loop, inputs) = unbounded_channel();
         let (to_bus, outputs) = unbounded_channel();
 
@@ -199,7 +201,7 @@ impl Daemon {
         permits.on_drained(Box::new(move || drained.send(Input::Drained).unwrap_or_default()));
 
         let hosts = settings.hosts.clone();
-        let (muxes, mut handed_over) = start_muxes(&hosts, &*gpio, &to_loop)?;
+        let (muxes, handed_over) = start_muxes(&hosts, &*gpio, &to_loop)?;
         let stop_within = settings.hosts.iter().map(|host| host.timing.ack_cap).max().unwrap_or_default();
         let machines = machines(settings.hosts, stored, clock);
         let feed_every = supervisor.feed_every();
@@ -210,41 +212,69 @@ impl Daemon {
                 .with_muxes(muxes);
 
         let tree = tree(&event_loop, &hosts, &wiring);
-        let setup = Setup { hosts: &hosts, events: settings.events, held, storage, clock };
-        let bus = Bus::new(connection, supervisor, tree, setup, to_loop.clone(), outputs);
+        let peers = peers(&hosts, &tree, settings.events, held);
+        let parts = Parts { supervisor, tree, peers, trust: trust(&hosts), storage, clock };
+        let bus = Bus::new(connection, parts, to_loop.clone(), outputs);
+
         let lines = wiring.lines(Path::new(SYSFS));
         let wires = Wires::new(&wiring.buses, Arc::clone(&i2c), to_loop.clone());
-        let mut poller = Poller::start(lines, &i2c, wires, &permits, clock, &to_loop)
+        let poller = Poller::start(lines, &i2c, wires, &permits, clock, &to_loop)
             .map_err(|error| Error::Start("bus threads", error))?;
 
-        tell_of_unguarded(entity_manager.as_deref(), &wiring.buses, &*i2c, &to_loop);
+        if let Some(directory) = self.entity_manager {
+            blacklist::report(&directory, &wiring.buses, Path::new(SYSFS), &*i2c, &to_loop);
+        }
+        let (bus, event_loop) = (tokio::spawn(bus.run()), tokio::spawn(event_loop.run()));
+        Ok(Running { bus, event_loop, poller, to_loop, handed_over, stop_within })
+    }
+}
 
-        // The bus task outlives the event loop only to send what is left.
-        let mut bus = tokio::spawn(bus.run());
-        let mut event_loop = tokio::spawn(event_loop.run());
+/// What the lives before this one left.
+struct Past {
+    stored: Vec<Option<Stored>>,
+    memory: Memory,
+    held: (Held, Vec<String>),
+    storage: Option<Storage>,
+}
+
+/// The parts at work.
+struct Running {
+    bus: JoinHandle<Result<(), Failed>>,
+    event_loop: JoinHandle<io::Result<()>>,
+    poller: Poller,
+    to_loop: UnboundedSender<Input>,
+    /// Closes when every SPD mux is at its host.
+    handed_over: UnboundedReceiver<()>,
+    stop_within: Duration,
+}
+
+impl Running {
+    /// Until `stop` is ready, or one of them ends.
+    async fn until(mut self, stop: impl Future<Output = ()>) -> Result<(), Error> {
         tokio::select! {
-            ended = &mut bus => return Err(match ended {
+            ended = &mut self.bus => return Err(match ended {
                 // It ends well only behind the event loop, which knows why.
-                Ok(Ok(())) => loop_ended(event_loop.await),
+                Ok(Ok(())) => loop_ended(self.event_loop.await),
                 ended => bus_ended(ended),
             }),
-            ended = &mut event_loop => return Err(loop_ended(ended)),
-            () = poller.lost() => return Err(Error::Part("bus threads")),
+            ended = &mut self.event_loop => return Err(loop_ended(ended)),
+            () = self.poller.lost() => return Err(Error::Part("bus threads")),
             () = stop => {}
         }
-        to_loop.send(Input::Stop).unwrap_or_default();
-        drop(to_loop);
-        let ended = event_loop.await;
+        self.to_loop.send(Input::Stop).unwrap_or_default();
+        drop(self.to_loop);
+        let ended = self.event_loop.await;
         if !matches!(ended, Ok(Ok(()))) {
             return Err(loop_ended(ended));
         }
-        poller.stop(stop_within).await;
-        let ended = match bus.await {
+        self.poller.stop(self.stop_within).await;
+        // The bus task outlives the event loop only to send what is left.
+        let ended = match self.bus.await {
             Ok(Ok(())) => Ok(()),
             ended => Err(bus_ended(ended)),
         };
         // The host's bus is worth a moment; a line that hangs is not worth more.
-        let _in_time: Result<_, _> = tokio::time::timeout(HAND_OVER, handed_over.recv()).await;
+        let _in_time: Result<_, _> = tokio::time::timeout(HAND_OVER, self.handed_over.recv()).await;
         ended
     }
 }
@@ -267,6 +297,35 @@ fn tree(event_loop: &EventLoop, hosts: &[config::Host], wiring: &Wiring) -> Tree
     Tree { acpi: acpi.collect(), sensors: sensors.collect(), machine_id }
 }
 
+/// Those that the daemon talks with.
+fn peers(
+    hosts: &[config::Host],
+    tree: &Tree,
+    events: config::Events,
+    (held, left): (Held, Vec<String>),
+) -> Peers {
+    let ids = || hosts.iter().map(|host| host.id);
+    let targets = hosts.iter().map(|host| host.targets.clone()).collect();
+    let quiesce = hosts.iter().map(|host| host.quiesce.clone()).collect();
+    Peers {
+        power_state: PowerState::new(ids()),
+        systemd: Systemd::new(targets, quiesce),
+        mapper: Mapper::new(tree.acpi.iter().map(|object| object.path().to_owned())),
+        fans: Fans::new(hosts.iter().map(|host| &host.fans), held, left),
+        boot_progress: BootProgress::new(ids()),
+        cpu_power: CpuPower::new(hosts.iter().map(|host| host.cpu_power_sensor.as_deref())),
+        fan_config: FanConfig::new(tree.sensors.iter().map(|object| (object.path(), object.host()))),
+        dimm_inventory: DimmInventory::new(ids()),
+        event_log: EventLog::new(events, ids()),
+    }
+}
+
+/// Whose word about the hosts counts: root's, ours, and those of `evidence.trusted_uids`.
+fn trust(hosts: &[config::Host]) -> Trust {
+    let own_uid = rustix::process::geteuid().as_raw();
+    Trust::new(own_uid, hosts.iter().flat_map(|host| &host.trusted_uids).copied().collect())
+}
+
 /// The ways to the threads of the SPD muxes; and a receiver that closes when each of them has ended, its mux at the host.
 fn start_muxes(
     hosts: &[config::Host],
@@ -283,70 +342,16 @@ fn start_muxes(
     Ok((muxes, handed_over))
 }
 
-/// fru-device scans every I2C bus that its blacklist does not name (openbmc 3.4). Looked at here: the buses with DIMMs, and
-/// those above that reach them through a mux.
-fn tell_of_unguarded(
-    directory: Option<&Path>,
-    buses: &[(BusId, Vec<HostIndex>)],
-    i2c: &dyn Buses,
-    to_loop: &UnboundedSender<Input>,
-) {
-    let Some(directory) = directory else { return };
-    for (bus, carried) in buses.iter().filter(|(_, carried)| !carried.is_empty()) {
-        let BusId::I2c(number) = bus else { continue };
-        let chain = i2c.chain(*number);
-        let reach = std::iter::once(*number).chain(chain.exposed_to());
-        for found in blacklist::unguarded(directory, Path::new(SYSFS), reach) {
-            let what = if found.bus == *number {
-                format!("the guarded I2C bus {number}")
-            } else {
-                format!("I2C bus {}, from where the guarded bus {number} is reached", found.bus)
-            };
-            tracing::warn!("fru-device may scan {what}: {}", found.why);
-            for host in carried {
-                to_loop.send(Input::Event(*host, Event::UnguardedBus(true))).unwrap_or_default();
-            }
-        }
-    }
-}
-
-fn loop_ended(ended: Result<std::io::Result<()>, tokio::task::JoinError>) -> Error {
+fn loop_ended(ended: Result<io::Result<()>, JoinError>) -> Error {
     match ended {
         Ok(Err(error)) => Error::Timer(error),
         Ok(Ok(())) | Err(_) => Error::Part("event loop"),
     }
 }
 
-fn bus_ended(ended: Result<Result<(), Failed>, tokio::task::JoinError>) -> Error {
+fn bus_ended(ended: Result<Result<(), Failed>, JoinError>) -> Error {
     match ended {
         Ok(Err(failed)) => Error::Bus(failed),
         Ok(Ok(())) | Err(_) => Error::Part("bus task"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        logic::wires::{Chain, Idle, Mux},
-        shell::ports::MockBuses,
-    };
-
-    /// Bus 12 is in the list; bus 3, that the mux is on of which it is a channel, is not.
-    #[test]
-    fn a_bus_above_that_reaches_dimms_must_not_be_scanned_either() {
-        let directory = std::env::temp_dir().join(format!("acpi-stated-unit-above-{}", std::process::id()));
-        std::fs::create_dir(&directory).unwrap();
-        std::fs::write(directory.join("blacklist.json"), r#"{ "buses": [12] }"#).unwrap();
-        for (idle, told) in [(Idle::Stays(-1), 1), (Idle::Unknown, 1), (Idle::Disconnects, 0)] {
-            let mut i2c = MockBuses::new();
-            let mux = Mux { name: "3-0070".to_owned(), idle, on: 3 };
-            i2c.expect_chain().return_once(|_| Chain(vec![mux]));
-            let (to_loop, mut inputs) = unbounded_channel();
-            tell_of_unguarded(Some(&directory), &[(BusId::I2c(12), vec![0])], &i2c, &to_loop);
-            let events = std::iter::from_fn(|| inputs.try_recv().ok());
-            assert_eq!(events.count(), told, "{idle:?}");
-        }
-        std::fs::remove_dir_all(directory).unwrap();
     }
 }

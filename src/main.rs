@@ -14,9 +14,10 @@ use std::{
 
 use acpi_stated::{
     adapters::{
-        blacklist, fans,
+        blacklist,
+        dbus::socket,
+        fans,
         i2c::LinuxBuses,
-        socket,
         spd_mux::{self, LinuxLines},
     },
     config::{self, Loaded, Refused, Settings},

@@ -47,7 +47,7 @@ const SERVICE: &str = "xyz.openbmc_project.EntityManager";
 const PID: &str = "xyz.openbmc_project.Configuration.Pid";
 /// An object that is read again and again. It is the first of all.
 const BIG: &str = "/xyz/openbmc_project/inventory/a";
-/// What the mapper answers is just below what is read (src/adapters/socket.rs).
+/// What the mapper answers is just below what is read (src/adapters/dbus/socket.rs).
 const LONGEST: usize = (4 << 20) - 1024;
 /// And so is all else.
 const LONG: usize = (64 << 10) - 1024;

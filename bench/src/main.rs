@@ -26,7 +26,7 @@ use std::{
 use acpi_stated::{
     adapters::{
         acpi_object::{BUS_NAME, INTERFACE, TRACKER},
-        socket,
+        dbus::socket,
     },
     config::{Bus, Host, Settings},
     daemon::Daemon,

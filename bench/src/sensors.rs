@@ -15,7 +15,7 @@ use std::{
 };
 
 use acpi_stated::{
-    adapters::socket,
+    adapters::dbus::socket,
     config::{Bus, Device, Group, Host, Sensor, Settings, Source},
     daemon::Daemon,
     logic::{acpi::AcpiState, chip::Access},

@@ -4,7 +4,7 @@
 use std::{sync::Arc, thread::JoinHandle, time::Duration};
 
 use acpi_stated::{
-    adapters::socket,
+    adapters::dbus::socket,
     config::Settings,
     daemon::Daemon,
     shell::{

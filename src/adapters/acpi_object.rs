@@ -6,9 +6,9 @@
 use zbus::{Message, Variant};
 
 use crate::{
-    adapters::{
+    adapters::dbus::{
         names::Brief,
-        objects::{Access, Interface, Method, Object, Property, Request, Signal, properties_changed},
+        object::{Access, Interface, Method, Object, Property, Request, Signal, properties_changed},
     },
     logic::{acpi::AcpiState, cause::Cause, view::View},
     shell::permits::HostIndex,
@@ -93,6 +93,7 @@ fn shown(view: &View, name: &str) -> Option<Variant<'static>> {
 pub(crate) struct AcpiObject {
     path: String,
     host: HostIndex,
+    id: u32,
     state: AcpiState,
     device: AcpiState,
     view: View,
@@ -104,6 +105,7 @@ impl AcpiObject {
         Self {
             path: format!("/xyz/openbmc_project/control/host{id}/acpi_power_state"),
             host,
+            id,
             state: AcpiState::Unknown,
             device: AcpiState::Unknown,
             view,
@@ -112,6 +114,11 @@ impl AcpiObject {
 
     pub(crate) fn path(&self) -> &str {
         &self.path
+    }
+
+    /// The host's number in names of units and paths.
+    pub(crate) fn id(&self) -> u32 {
+        self.id
     }
 
     /// Takes new values in; the PropertiesChanged that says so.

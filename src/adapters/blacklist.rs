@@ -10,9 +10,17 @@ use std::{
     path::Path,
 };
 
+use tokio::sync::mpsc::UnboundedSender;
+
 use crate::{
     config::{json::Json, problem},
     files::{self, Links},
+    logic::event::Event,
+    shell::{
+        messages::Input,
+        permits::{BusId, HostIndex},
+        ports::Buses,
+    },
 };
 
 /// Where entity-manager's file is.
@@ -24,17 +32,16 @@ const LONGEST: u64 = 1 << 20;
 
 /// A guarded bus that fru-device may scan.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unguarded {
+struct Unguarded {
     /// Linux I2C bus number.
-    pub bus: u32,
+    bus: u32,
     /// Why it may.
-    pub why: String,
+    why: String,
 }
 
 /// Those of `buses` that fru-device may scan, by the file in `directory` ([`DIRECTORY`]); none, where entity-manager is
 /// not installed. `sysfs` (`/sys`) says which bus a mux's channel is behind.
-#[must_use]
-pub fn unguarded(directory: &Path, sysfs: &Path, buses: impl IntoIterator<Item = u32>) -> Vec<Unguarded> {
+fn unguarded(directory: &Path, sysfs: &Path, buses: impl IntoIterator<Item = u32>) -> Vec<Unguarded> {
     if !directory.is_dir() {
         return Vec::new();
     }
@@ -63,6 +70,33 @@ pub fn unguarded(directory: &Path, sysfs: &Path, buses: impl IntoIterator<Item =
         }
     };
     buses.into_iter().filter_map(|bus| Some(Unguarded { bus, why: may(bus)? })).collect()
+}
+
+/// Looks through the buses with DIMMs, and those above that reach them through a mux: of each that fru-device may scan there is a line,
+/// and each host that it carries is told (openbmc 3.4).
+pub(crate) fn report(
+    directory: &Path,
+    buses: &[(BusId, Vec<HostIndex>)],
+    sysfs: &Path,
+    i2c: &dyn Buses,
+    to_loop: &UnboundedSender<Input>,
+) {
+    for (bus, carried) in buses.iter().filter(|(_, carried)| !carried.is_empty()) {
+        let BusId::I2c(number) = bus else { continue };
+        let chain = i2c.chain(*number);
+        let reach = std::iter::once(*number).chain(chain.exposed_to());
+        for found in unguarded(directory, sysfs, reach) {
+            let what = if found.bus == *number {
+                format!("the guarded I2C bus {number}")
+            } else {
+                format!("I2C bus {}, from where the guarded bus {number} is reached", found.bus)
+            };
+            tracing::warn!("fru-device may scan {what}: {}", found.why);
+            for host in carried {
+                to_loop.send(Input::Event(*host, Event::UnguardedBus(true))).unwrap_or_default();
+            }
+        }
+    }
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
@@ -129,7 +163,13 @@ fn parent(sysfs: &Path, bus: u32) -> Option<u64> {
 mod tests {
     use proptest::prelude::*;
 
+    use tokio::sync::mpsc::unbounded_channel;
+
     use super::{super::i2c::scratch::Scratch, *};
+    use crate::{
+        logic::wires::{Chain, Idle, Mux},
+        shell::ports::MockBuses,
+    };
 
     /// The buses of 3, 4 and 12 that may be scanned with this file; 12 is a channel of a mux on 4.
     fn scanned(text: &str) -> Vec<(u32, String)> {
@@ -245,6 +285,28 @@ mod tests {
             let left: Vec<u32> =
                 [3, 4, 12].into_iter().filter(|&bus| !(has(bus) || bus == 12 && has(4))).collect();
             prop_assert_eq!(buses(&text), left);
+        }
+    }
+
+    /// Bus 12 is in the list; bus 3, that the mux is on of which it is a channel, is not.
+    #[test]
+    fn a_bus_above_that_reaches_dimms_must_not_be_scanned_either() {
+        let root = Scratch::new();
+        root.file("em/blacklist.json", r#"{ "buses": [12] }"#);
+        for (idle, told) in [(Idle::Stays(-1), 1), (Idle::Unknown, 1), (Idle::Disconnects, 0)] {
+            let mut i2c = MockBuses::new();
+            let mux = Mux { name: "3-0070".to_owned(), idle, on: 3 };
+            i2c.expect_chain().return_once(|_| Chain(vec![mux]));
+            let (to_loop, mut inputs) = unbounded_channel();
+            report(
+                &root.path().join("em"),
+                &[(BusId::I2c(12), vec![0])],
+                &root.path().join("sys"),
+                &i2c,
+                &to_loop,
+            );
+            let events = std::iter::from_fn(|| inputs.try_recv().ok());
+            assert_eq!(events.count(), told, "{idle:?}");
         }
     }
 }

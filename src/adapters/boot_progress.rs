@@ -19,9 +19,10 @@ use std::{
 use zbus::{Message, Variant};
 
 use crate::{
-    adapters::{
+    adapters::dbus::{
+        known_properties::{KnownProperties, Plain, Told},
         peer::{Moment, Outcome, Peer, Pending, Says, earlier},
-        watched::{Plain, Told, Watched},
+        signal::Signal,
     },
     logic::{effect::BootStage, event::Event, patience::Backoff, time::Time},
     shell::permits::HostIndex,
@@ -83,7 +84,7 @@ struct Host {
 #[derive(Debug)]
 pub(crate) struct BootProgress {
     hosts: Vec<Host>,
-    watched: Watched,
+    watched: KnownProperties,
     roles: Vec<(HostIndex, Role)>,
     awaited: Pending<Awaited>,
     noted: BTreeSet<String>,
@@ -92,7 +93,7 @@ pub(crate) struct BootProgress {
 impl BootProgress {
     /// For the hosts of these ids.
     pub(crate) fn new(ids: impl Iterator<Item = u32>) -> Self {
-        let mut watched = Watched::default();
+        let mut watched = KnownProperties::default();
         let mut roles = Vec::new();
         let hosts = ids.enumerate().map(|(host, id)| {
             let path = format!("/xyz/openbmc_project/state/host{id}");
@@ -263,7 +264,7 @@ impl Peer for BootProgress {
         Some(self.answered(what, Some(reply), &mut outcome).map(|()| outcome))
     }
 
-    fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
+    fn signalled(&mut self, signal: &Signal<'_>) -> zbus::Result<Outcome> {
         let told = self.watched.signalled(signal)?;
         self.take(told, true)
     }
@@ -307,7 +308,7 @@ fn wall_clock() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapters::watched::doubles::{calls, changed, failed, owned_by, reply, serial};
+    use crate::adapters::dbus::doubles::{calls, changed, failed, owned_by, reply, serial};
 
     const HOST: &str = "/xyz/openbmc_project/state/host0";
     const POST: &str = "/xyz/openbmc_project/state/boot/raw0";
@@ -339,7 +340,7 @@ mod tests {
 
     fn signal(progress: &mut BootProgress, stage: &str) -> Vec<(HostIndex, Event)> {
         let signal = changed(PSM, HOST, PROGRESS, STAGE, dbus(stage));
-        progress.signalled(&signal).unwrap().events
+        progress.hear(&signal).unwrap().events
     }
 
     fn set(call: &Message) -> (String, String) {
@@ -402,7 +403,7 @@ mod tests {
             late.hosts[0].seen = None;
             late.hosts[0].unsaid = Some(BootStage::PrimaryProcInit);
             let signal = changed(PSM, HOST, PROGRESS, STAGE, dbus(stage));
-            let outcome = late.signalled(&signal).unwrap();
+            let outcome = late.hear(&signal).unwrap();
             assert_eq!(calls(&outcome.calls, "Set").len(), said, "{stage}");
         }
     }
@@ -412,9 +413,9 @@ mod tests {
         // `running` has read one.
         let mut progress = running("Unspecified");
         let code = changed(PSM, POST, RAW, "Value", Variant::from(7_i32));
-        assert_eq!(progress.signalled(&code).unwrap().events, [(0, Event::SignOfLife)]);
+        assert_eq!(progress.hear(&code).unwrap().events, [(0, Event::SignOfLife)]);
         let strangers = changed(":1.99", POST, RAW, "Value", Variant::from(7_i32));
-        assert_eq!(progress.signalled(&strangers).unwrap().events, []);
+        assert_eq!(progress.hear(&strangers).unwrap().events, []);
     }
 
     #[test]

@@ -9,9 +9,10 @@ use std::num::NonZeroU32;
 use zbus::Message;
 
 use crate::{
-    adapters::{
+    adapters::dbus::{
+        known_properties::{KnownProperties, Plain, Told},
         peer::{Moment, Outcome, Peer},
-        watched::{Plain, Told, Watched},
+        signal::Signal,
     },
     logic::{diagnosis::CpuPower as Power, event::Event, time::Time},
     shell::permits::HostIndex,
@@ -32,7 +33,7 @@ struct Sensor {
 #[derive(Debug, Default)]
 pub(crate) struct CpuPower {
     sensors: Vec<Sensor>,
-    watched: Watched,
+    watched: KnownProperties,
 }
 
 impl CpuPower {
@@ -80,7 +81,7 @@ impl Peer for CpuPower {
         Some(told.map(|told| self.take(told)))
     }
 
-    fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
+    fn signalled(&mut self, signal: &Signal<'_>) -> zbus::Result<Outcome> {
         let told = self.watched.signalled(signal)?;
         Ok(self.take(told))
     }
@@ -100,7 +101,7 @@ mod tests {
     use zbus::Variant;
 
     use super::*;
-    use crate::adapters::watched::doubles::{calls, changed, failed, owned_by, owner, reply, serial};
+    use crate::adapters::dbus::doubles::{calls, changed, failed, owned_by, owner, reply, serial};
 
     const PATH: &str = "/xyz/openbmc_project/sensors/power/CPU_Power";
     const SERVICE: &str = "xyz.openbmc_project.HwmonTempSensor";
@@ -124,7 +125,7 @@ mod tests {
         property: &str,
         value: Variant<'_>,
     ) -> Vec<(HostIndex, Event)> {
-        power.signalled(&changed(":1.3", PATH, interface, property, value)).unwrap().events
+        power.hear(&changed(":1.3", PATH, interface, property, value)).unwrap().events
     }
 
     #[test]
@@ -145,7 +146,7 @@ mod tests {
     #[test]
     fn a_service_that_goes_takes_its_value_with_it() {
         let (mut power, _) = running(0.0);
-        let events = power.signalled(&owner(SERVICE, "")).unwrap().events;
+        let events = power.hear(&owner(SERVICE, "")).unwrap().events;
         assert_eq!(events, [(1, Event::CpuPower(Power::Unknown))]);
     }
 

@@ -14,9 +14,10 @@ use std::num::NonZeroU32;
 use zbus::Message;
 
 use crate::{
-    adapters::{
-        collected::{Collected, Kind, Known, Place, Properties, plain},
+    adapters::dbus::{
+        discovered_objects::{DiscoveredObjects, Kind, Known, Place, Properties, plain},
         peer::{Moment, Outcome, Peer},
+        signal::Signal,
     },
     logic::{event::Event, time::Time},
 };
@@ -32,13 +33,13 @@ pub(crate) struct DimmInventory {
     /// For each host its number in paths, and the count that its machine was told.
     hosts: Vec<(u32, Option<u16>)>,
     /// Whether there is one in each slot; `None` if it does not say.
-    slots: Collected<Option<bool>>,
+    slots: DiscoveredObjects<Option<bool>>,
 }
 
 impl DimmInventory {
     /// For the hosts of these ids.
     pub(crate) fn new(ids: impl Iterator<Item = u32>) -> Self {
-        Self { hosts: ids.map(|id| (id, None)).collect(), slots: Collected::new(&KINDS) }
+        Self { hosts: ids.map(|id| (id, None)).collect(), slots: DiscoveredObjects::new(&KINDS) }
     }
 
     /// Counts.
@@ -66,7 +67,7 @@ impl Peer for DimmInventory {
         Some(self.slots.returned(serial, reply, present)?.map(Outcome::of))
     }
 
-    fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
+    fn signalled(&mut self, signal: &Signal<'_>) -> zbus::Result<Outcome> {
         self.slots.signalled(signal).map(Outcome::of)
     }
 
@@ -107,9 +108,10 @@ mod tests {
     use zbus::Variant;
 
     use super::*;
-    use crate::adapters::{
-        peer::{INTROSPECTED, MAPPER_PRIVATE, moment},
-        watched::doubles::{calls, changed, failed, owner, reply, serial},
+    use crate::adapters::dbus::{
+        doubles::{calls, changed, failed, owner, reply, serial},
+        names::{INTROSPECTED, MAPPER_PRIVATE},
+        peer::moment,
     };
     use crate::shell::permits::HostIndex;
 
@@ -190,11 +192,11 @@ mod tests {
         // A change is read, by its owner's word only.
         let signal =
             |sender| changed(sender, &format!("{ROOT}/dimm1"), ITEM, "Present", Variant::from(false));
-        assert!(inventory.signalled(&signal(":1.9")).unwrap().calls.is_empty());
-        let outcome = inventory.signalled(&signal(":1.5")).unwrap();
+        assert!(inventory.hear(&signal(":1.9")).unwrap().calls.is_empty());
+        let outcome = inventory.hear(&signal(":1.5")).unwrap();
         let get = calls(&outcome.calls, "GetAll")[0];
         // While it is under way there is not another; afterwards there is.
-        assert!(inventory.signalled(&signal(":1.5")).unwrap().calls.is_empty());
+        assert!(inventory.hear(&signal(":1.5")).unwrap().calls.is_empty());
         let outcome = inventory.returned(serial(get), &failed(get)).unwrap().unwrap();
         let again = calls(&outcome.calls, "GetAll")[0];
         let values: BTreeMap<&str, Variant<'_>> = [("Present", Variant::from(7_u32))].into();
@@ -207,9 +209,9 @@ mod tests {
     fn a_service_that_restarts_is_listed_and_read_anew() {
         let slots = [(SMBIOS, "dimm0", true)];
         let (mut inventory, _) = running(&[0], &slots);
-        inventory.signalled(&owner(SMBIOS, "")).unwrap();
+        inventory.hear(&owner(SMBIOS, "")).unwrap();
         assert_eq!(rest(&mut inventory), [(0, Event::DimmsPresent(None))]);
-        let outcome = inventory.signalled(&owner(SMBIOS, ":1.5")).unwrap();
+        let outcome = inventory.hear(&owner(SMBIOS, ":1.5")).unwrap();
         let question = calls(&outcome.calls, "GetSubTree")[0];
         assert_eq!(list(&mut inventory, question, &slots), [(0, Event::DimmsPresent(Some(1)))]);
     }
@@ -223,11 +225,11 @@ mod tests {
             let signal = Message::signal("/", MAPPER_PRIVATE, INTROSPECTED);
             signal.sender(":1.1").build(&service).unwrap()
         };
-        let outcome = inventory.signalled(&mapped(SMBIOS)).unwrap();
+        let outcome = inventory.hear(&mapped(SMBIOS)).unwrap();
         let question = calls(&outcome.calls, "GetSubTree")[0];
         // However often it says so meanwhile: one question, and then one more.
         for _ in 0..3 {
-            assert!(inventory.signalled(&mapped(SMBIOS)).unwrap().calls.is_empty());
+            assert!(inventory.hear(&mapped(SMBIOS)).unwrap().calls.is_empty());
         }
         let tree: BTreeMap<String, BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
         let outcome = inventory.returned(serial(question), &reply(question, ":1.1", &tree)).unwrap().unwrap();
@@ -236,8 +238,8 @@ mod tests {
         // A stranger says so.
         let signal =
             Message::signal("/", MAPPER_PRIVATE, INTROSPECTED).sender(":1.66").build(&SMBIOS).unwrap();
-        assert!(inventory.signalled(&signal).unwrap().calls.is_empty());
-        assert!(inventory.signalled(&mapped("another.service")).unwrap().calls.is_empty());
+        assert!(inventory.hear(&signal).unwrap().calls.is_empty());
+        assert!(inventory.hear(&mapped("another.service")).unwrap().calls.is_empty());
     }
 
     /// As smbios-mdr comes: one object after the other, behind a mapper that takes its time.
@@ -255,9 +257,9 @@ mod tests {
             assert_eq!(inventory.tick(moment(now + 9)).unwrap().events, []);
             let path = zbus::ObjectPath::try_from(format!("{ROOT}/dimm{known}")).unwrap();
             let interfaces: BTreeMap<&str, BTreeMap<&str, Variant<'_>>> = [(DIMM, BTreeMap::new())].into();
-            let added = Message::signal("/", crate::adapters::names::OBJECT_MANAGER, "InterfacesAdded");
+            let added = Message::signal("/", crate::adapters::dbus::names::OBJECT_MANAGER, "InterfacesAdded");
             let added = added.sender(":1.5").build(&(path, interfaces)).unwrap();
-            let asked = inventory.signalled(&added).unwrap().calls;
+            let asked = inventory.hear(&added).unwrap().calls;
             question = calls(&asked, "GetSubTree")[0].clone();
             // However long the mapper takes (it has 25 s): a part is not told.
             assert_eq!(inventory.tick(moment(now + 9)).unwrap().events, []);

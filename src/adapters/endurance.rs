@@ -7,28 +7,30 @@
 use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet, VecDeque},
-    fs,
     num::NonZeroU32,
 };
 
 use proptest::prelude::*;
 use zbus::{Message, ObjectPath, Variant};
 
-use super::{
-    boot_progress::BootProgress,
-    cpu_power::CpuPower,
-    dimm_inventory::DimmInventory,
-    event_log::EventLog,
-    fan_config::FanConfig,
-    fans::Fans,
-    mapper::Mapper,
-    names::{OBJECT_MANAGER, PROPERTIES},
-    peer::{ANSWERED_WITHIN, BUS, INTROSPECTED, MAPPER, MAPPER_PRIVATE, Moment, Outcome, Peer},
-    power_state::PowerState,
-    systemd::Systemd,
-    watched::doubles::serial,
-};
 use crate::{
+    adapters::{
+        boot_progress::BootProgress,
+        cpu_power::CpuPower,
+        dbus::{
+            doubles::serial,
+            names::{BUS, INTROSPECTED, MAPPER, MAPPER_PRIVATE, OBJECT_MANAGER, PROPERTIES},
+            peer::{ANSWERED_WITHIN, Moment, Outcome},
+        },
+        dimm_inventory::DimmInventory,
+        event_log::EventLog,
+        fan_config::FanConfig,
+        fans::Fans,
+        mapper::Mapper,
+        peers::Peers,
+        power_state::PowerState,
+        systemd::Systemd,
+    },
     config::{self, Events, Targets},
     logic::{
         acpi::AcpiState,
@@ -112,79 +114,35 @@ const STATES: [State; 3] = [
     ),
 ];
 
-/// Every peer that the daemon has.
-struct All {
-    power_state: PowerState,
-    systemd: Systemd,
-    mapper: Mapper,
-    fans: Fans,
-    boot_progress: BootProgress,
-    cpu_power: CpuPower,
-    fan_config: FanConfig,
-    dimm_inventory: DimmInventory,
-    event_log: EventLog,
-}
-
-impl All {
-    fn new() -> Self {
-        let strings = |all: &[&str]| all.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>();
-        let fans = |zones: &[&str], pwm: &[&str]| config::Fans {
-            zones: strings(zones),
-            pwm: strings(pwm),
-            guard_sensors: strings(&[OURS]),
-            s2_pwm: 160,
-            stall_pwm: 255,
-        };
-        let fans = [fans(&ZONES[..1], &PWM), fans(&ZONES, &PWM[1..])];
-        let targets = |host: u32| Targets {
-            s0: vec![format!("s0@{host}.target")],
-            s2: vec![format!("s2@{host}.target")],
-            s5: vec![format!("s5@{host}.target")],
-        };
-        Self {
-            power_state: PowerState::new([0].into_iter()),
-            systemd: Systemd::new(
-                vec![targets(0), targets(1)],
-                vec![vec!["a.service".to_owned(), "b.service".to_owned()], vec!["c.service".to_owned()]],
-            ),
-            mapper: Mapper::new([ACPI_PATH.to_owned()].into_iter()),
-            fans: Fans::new(fans.iter(), Held::default(), vec![ZONES[0].to_owned()]),
-            boot_progress: BootProgress::new([0].into_iter()),
-            cpu_power: CpuPower::new([Some(CPU)].into_iter()),
-            fan_config: FanConfig::new([(OURS, 0)].into_iter()),
-            dimm_inventory: DimmInventory::new([0].into_iter()),
-            event_log: EventLog::new(Events { redfish: true, sel: true, logging: true }, [0].into_iter()),
-        }
-    }
-
-    fn peers(&mut self) -> [&mut dyn Peer; 9] {
-        [
-            &mut self.power_state,
-            &mut self.systemd,
-            &mut self.mapper,
-            &mut self.fans,
-            &mut self.boot_progress,
-            &mut self.cpu_power,
-            &mut self.fan_config,
-            &mut self.dimm_inventory,
-            &mut self.event_log,
-        ]
-    }
-
-    /// How much each of them has in its memory, in characters that show it.
-    fn sizes(&self) -> [usize; 9] {
-        [
-            format!("{:?}", self.power_state),
-            format!("{:?}", self.systemd),
-            format!("{:?}", self.mapper),
-            format!("{:?}", self.fans),
-            format!("{:?}", self.boot_progress),
-            format!("{:?}", self.cpu_power),
-            format!("{:?}", self.fan_config),
-            format!("{:?}", self.dimm_inventory),
-            format!("{:?}", self.event_log),
-        ]
-        .map(|text| text.len())
+/// Each of them has much to talk about.
+fn peers() -> Peers {
+    let strings = |all: &[&str]| all.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>();
+    let fans = |zones: &[&str], pwm: &[&str]| config::Fans {
+        zones: strings(zones),
+        pwm: strings(pwm),
+        guard_sensors: strings(&[OURS]),
+        s2_pwm: 160,
+        stall_pwm: 255,
+    };
+    let fans = [fans(&ZONES[..1], &PWM), fans(&ZONES, &PWM[1..])];
+    let targets = |host: u32| Targets {
+        s0: vec![format!("s0@{host}.target")],
+        s2: vec![format!("s2@{host}.target")],
+        s5: vec![format!("s5@{host}.target")],
+    };
+    Peers {
+        power_state: PowerState::new([0].into_iter()),
+        systemd: Systemd::new(
+            vec![targets(0), targets(1)],
+            vec![vec!["a.service".to_owned(), "b.service".to_owned()], vec!["c.service".to_owned()]],
+        ),
+        mapper: Mapper::new([ACPI_PATH.to_owned()].into_iter()),
+        fans: Fans::new(fans.iter(), Held::default(), vec![ZONES[0].to_owned()]),
+        boot_progress: BootProgress::new([0].into_iter()),
+        cpu_power: CpuPower::new([Some(CPU)].into_iter()),
+        fan_config: FanConfig::new([(OURS, 0)].into_iter()),
+        dimm_inventory: DimmInventory::new([0].into_iter()),
+        event_log: EventLog::new(Events { redfish: true, sel: true, logging: true }, [0].into_iter()),
     }
 }
 
@@ -220,7 +178,7 @@ struct Closing {
 type Key = (&'static str, String, &'static str, &'static str);
 
 struct World {
-    all: All,
+    peers: Peers,
     now: Time,
     /// The unique names of those that are there.
     there: BTreeMap<&'static str, String>,
@@ -287,7 +245,7 @@ impl World {
         values.insert(key(MANAGER, &virtual_sensor, MAXIMUM, "Sensors"), strings("DIMM A1"));
         values.insert(key(MANAGER, &virtual_sensor, MAXIMUM, "Units"), Variant::from("DegreesC"));
         let mut world = Self {
-            all: All::new(),
+            peers: peers(),
             now: Time::ZERO,
             there: BTreeMap::new(),
             names: 0,
@@ -310,10 +268,7 @@ impl World {
             resolved: BTreeSet::new(),
             chance: Cell::new(1),
         };
-        let mut begin = Vec::new();
-        for peer in world.all.peers() {
-            begin.extend(peer.start().unwrap());
-        }
+        let begin = world.peers.start().unwrap();
         world.send(begin);
         world
     }
@@ -357,12 +312,7 @@ impl World {
     fn tick(&mut self) {
         for _ in 0..3 {
             let now = Moment { now: self.now, patience: ANSWERED_WITHIN };
-            let mut all = Outcome::default();
-            for peer in self.all.peers() {
-                let Outcome { calls, events } = peer.tick(now).unwrap();
-                all.calls.extend(calls);
-                all.events.extend(events);
-            }
+            let all = self.peers.tick(now).unwrap();
             if all.calls.is_empty() && all.events.is_empty() {
                 return;
             }
@@ -376,7 +326,7 @@ impl World {
     }
 
     fn wake_at(&mut self) -> Option<Time> {
-        self.all.peers().into_iter().filter_map(|peer| peer.wake_at()).min()
+        self.peers.wake_at()
     }
 
     /// Lets this much time pass, waking whoever wants to be.
@@ -395,12 +345,7 @@ impl World {
     }
 
     fn signal(&mut self, signal: &Message) {
-        let mut all = Outcome::default();
-        for peer in self.all.peers() {
-            let Outcome { calls, events } = peer.signalled(signal).unwrap();
-            all.calls.extend(calls);
-            all.events.extend(events);
-        }
+        let all = self.peers.signalled(signal).unwrap();
         assert!(all.calls.len() <= MOST_FOR_A_SIGNAL, "{} calls for one signal", all.calls.len());
         self.heard(all);
     }
@@ -469,7 +414,7 @@ impl World {
                 closing.jobs.insert(job.as_str().to_owned());
             }
         }
-        let outcome = self.all.peers().into_iter().find_map(|peer| peer.returned(serial, reply));
+        let outcome = self.peers.returned(serial, reply);
         if let Some(outcome) = outcome {
             self.heard(outcome.unwrap());
         }
@@ -665,7 +610,7 @@ impl World {
         match what {
             0 => self.order_fans(host, number),
             1 => {
-                let outcome = self.all.fans.assert(host).unwrap();
+                let outcome = self.peers.fans.assert(host).unwrap();
                 self.drops = [0; 2];
                 self.heard(outcome);
             }
@@ -674,7 +619,7 @@ impl World {
                 // writer's, and is rightly left alone.
                 let stage = [BootStage::Unspecified, BootStage::OSStart][number % 2];
                 self.stage = Some(stage);
-                let calls = self.all.boot_progress.write(0, stage).unwrap();
+                let calls = self.peers.boot_progress.write(0, stage).unwrap();
                 self.heard(Outcome::of(calls));
             }
             3 => self.order_units(host, number),
@@ -711,7 +656,7 @@ impl World {
         if host == 1 {
             self.drops[1] = 0;
         }
-        let outcome = self.all.fans.order(host, self.wanted[host]).unwrap();
+        let outcome = self.peers.fans.order(host, self.wanted[host]).unwrap();
         self.heard(outcome);
     }
 
@@ -723,7 +668,7 @@ impl World {
             UnitOrder::StopAll,
         ];
         self.orders[host] = Some(orders[number % 4]);
-        let calls = self.all.systemd.order(host, orders[number % 4]).unwrap();
+        let calls = self.peers.systemd.order(host, orders[number % 4]).unwrap();
         self.heard(Outcome::of(calls));
     }
 
@@ -731,12 +676,12 @@ impl World {
         self.quiet[host] = !self.quiet[host];
         if self.quiet[host] {
             let epoch = Epoch(self.closings[host].epoch.0 + 1);
-            let calls = self.all.systemd.quiesce(host, epoch).unwrap();
+            let calls = self.peers.systemd.quiesce(host, epoch).unwrap();
             self.closings[host] =
                 Closing { epoch, calls: calls.iter().map(serial).collect(), jobs: BTreeSet::new() };
             self.heard(Outcome::of(calls));
         } else {
-            let calls = self.all.systemd.unquiesce(host).unwrap();
+            let calls = self.peers.systemd.unquiesce(host).unwrap();
             self.heard(Outcome::of(calls));
         }
     }
@@ -745,9 +690,9 @@ impl World {
         let diagnosis = [Diagnosis::BusStuck, Diagnosis::StuckInPost][number % 2];
         let boot = u32::try_from(number).unwrap();
         let calls = match number % 3 {
-            0 => self.all.event_log.raised(0, diagnosis, boot, &Evidence::default()).unwrap(),
-            1 => self.all.event_log.cleared(0, diagnosis).unwrap().into_iter().collect(),
-            _ => self.all.event_log.transition(0, AcpiState::S0G0D0, "HostReport").unwrap(),
+            0 => self.peers.event_log.raised(0, diagnosis, boot, &Evidence::default()).unwrap(),
+            1 => self.peers.event_log.cleared(0, diagnosis).unwrap().into_iter().collect(),
+            _ => self.peers.event_log.transition(0, AcpiState::S0G0D0, "HostReport").unwrap(),
         };
         self.heard(Outcome::of(calls));
     }
@@ -814,8 +759,9 @@ impl World {
 
     // ---- What has to hold --------------------------------------------------------------------------
 
-    fn is_bounded(&self) {
-        let sizes = self.all.sizes();
+    fn is_bounded(&mut self) {
+        // How much each has in its memory, in characters that show it.
+        let sizes = self.peers.all().map(|peer| format!("{peer:?}").len());
         assert!(sizes.iter().all(|size| *size < LARGEST), "{sizes:?}");
         let unanswered = self.sent.len() + self.late.len() + self.lost.len();
         assert!(unanswered < MOST_UNANSWERED, "{unanswered} calls without a reply");
@@ -973,17 +919,6 @@ fn job_removed(sender: &str, job: &str, unit: &str) -> Message {
     let signal =
         Message::signal("/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager", "JobRemoved");
     signal.sender(sender).build(&(1_u32, job, unit, "done")).unwrap()
-}
-
-/// The list of peers here is the daemon's.
-#[test]
-fn every_peer_is_here() {
-    let adapters = concat!(env!("CARGO_MANIFEST_DIR"), "/src/adapters");
-    let files = fs::read_dir(adapters).unwrap().map(|entry| entry.unwrap().path());
-    let files = files.filter(|path| path.is_file()).map(|path| fs::read_to_string(path).unwrap());
-    let peers: usize =
-        files.map(|text| text.lines().filter(|line| line.starts_with("impl Peer for ")).count()).sum();
-    assert_eq!(peers, All::new().peers().len());
 }
 
 proptest! {

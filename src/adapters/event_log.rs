@@ -20,9 +20,10 @@ use std::{
 use zbus::{Message, ObjectPath, Variant, message::Type};
 
 use crate::{
-    adapters::{
+    adapters::dbus::{
         names::PROPERTIES,
         peer::{Moment, Outcome, Peer, Pending, Says, earlier},
+        signal::Signal,
     },
     config::Events,
     logic::{
@@ -309,6 +310,10 @@ fn resolving(path: &str) -> zbus::Result<Message> {
 }
 
 impl Peer for EventLog {
+    fn start(&mut self) -> zbus::Result<Vec<Message>> {
+        Ok(Vec::new())
+    }
+
     fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Outcome>> {
         let what = self.awaited.take(serial)?;
         let header = reply.header();
@@ -341,6 +346,11 @@ impl Peer for EventLog {
         Some(self.resolve(host, diagnosis).map(|call| Outcome::of(call.into_iter().collect())))
     }
 
+    /// What it only writes to has nothing to say.
+    fn signalled(&mut self, _signal: &Signal<'_>) -> zbus::Result<Outcome> {
+        Ok(Outcome::default())
+    }
+
     /// Records that are lost are lost; an entry that is to be resolved is not.
     fn tick(&mut self, now: Moment) -> zbus::Result<Outcome> {
         let mut outcome = Outcome::default();
@@ -370,9 +380,9 @@ fn resource(id: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapters::{
+    use crate::adapters::dbus::{
+        doubles::{failed, reply, serial},
         peer::MOST_OF_ONE,
-        watched::doubles::{failed, reply, serial},
     };
 
     const ALL: Events = Events { redfish: true, sel: true, logging: true };

@@ -19,9 +19,10 @@ use std::{
 use zbus::{Message, Variant};
 
 use crate::{
-    adapters::{
-        collected::{Collected, Kind, Known, Place, Properties, plain},
+    adapters::dbus::{
+        discovered_objects::{DiscoveredObjects, Kind, Known, Place, Properties, plain},
         peer::{Moment, Outcome, Peer},
+        signal::Signal,
     },
     logic::{event::Event, time::Time},
     shell::permits::HostIndex,
@@ -90,7 +91,7 @@ enum Through<'a> {
 pub(crate) struct FanConfig {
     /// Our sensors by their paths, and whose they are.
     sensors: BTreeMap<String, HostIndex>,
-    configurations: Collected<Role>,
+    configurations: DiscoveredObjects<Role>,
     /// What the machines were told.
     said: Hosts,
 }
@@ -99,7 +100,7 @@ impl FanConfig {
     /// For our sensors: their paths, and whose they are.
     pub(crate) fn new<'a>(sensors: impl Iterator<Item = (&'a str, HostIndex)>) -> Self {
         let sensors = sensors.map(|(path, host)| (path.to_owned(), host)).collect();
-        Self { sensors, configurations: Collected::new(&KINDS), said: Hosts::new() }
+        Self { sensors, configurations: DiscoveredObjects::new(&KINDS), said: Hosts::new() }
     }
 
     /// All that was read, with the path of its object. What answers with an error is no configuration.
@@ -206,7 +207,7 @@ impl Peer for FanConfig {
         Some(self.configurations.returned(serial, reply, role)?.map(Outcome::of))
     }
 
-    fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
+    fn signalled(&mut self, signal: &Signal<'_>) -> zbus::Result<Outcome> {
         if self.sensors.is_empty() {
             return Ok(Outcome::default());
         }
@@ -313,9 +314,9 @@ fn strings<'a>(list: Option<&'a Variant<'_>>) -> Vec<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapters::{
+    use crate::adapters::dbus::{
+        doubles::{calls, reply, serial},
         peer::moment,
-        watched::doubles::{calls, reply, serial},
     };
 
     const BOARD: &str = "/xyz/openbmc_project/inventory/system/board/Board";

@@ -22,10 +22,11 @@ use tokio::{
 use zbus::{Connection, Message, Variant};
 
 use crate::{
-    adapters::{
-        names::PROPERTIES,
-        peer::{MAPPER, MAPPER_PATH, Moment, Outcome, Peer, Pending, Says, earlier},
-        watched::{Plain, Told, Watched},
+    adapters::dbus::{
+        known_properties::{KnownProperties, Plain, Told},
+        names::{MAPPER, MAPPER_PATH, PROPERTIES},
+        peer::{Moment, Outcome, Peer, Pending, Says, earlier},
+        signal::Signal,
     },
     config,
     logic::{
@@ -109,7 +110,7 @@ struct Host {
 #[derive(Debug, Default)]
 pub(crate) struct Fans {
     hosts: Vec<Host>,
-    watched: Watched,
+    watched: KnownProperties,
     /// What each item of it is.
     items: Vec<Item>,
     tries: Vec<Tries>,
@@ -532,7 +533,7 @@ impl Peer for Fans {
         Some(self.answered(what, Some(reply), &mut outcome).map(|()| outcome))
     }
 
-    fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
+    fn signalled(&mut self, signal: &Signal<'_>) -> zbus::Result<Outcome> {
         let told = self.watched.signalled(signal)?;
         self.take(told)
     }

@@ -9,16 +9,18 @@
 
 use std::{collections::BTreeSet, num::NonZeroU32};
 
-use zbus::{Message, ObjectPath, message::Type};
+use zbus::{Message, message::Type};
 
 use crate::{
     adapters::{
         acpi_object::{BUS_NAME, INTERFACE},
-        peer::{
-            BUS, INTROSPECTED, MAPPER, MAPPER_PATH, Moment, Outcome, Peer, Pending, Speaker, call_bus,
-            introspected, objects, owner_changes, subscribe,
+        dbus::{
+            calls::{call_bus, introspected, objects, owner_changes, subscribe},
+            names::{MAPPER, MAPPER_PATH},
+            peer::{Moment, Outcome, Peer, Pending, Speaker},
+            signal::{News, Signal},
+            sub_tree::SubTree,
         },
-        sub_tree::SubTree,
     },
     logic::{event::Event, time::Time},
 };
@@ -185,35 +187,20 @@ impl Peer for Mapper {
         self.awaited.wake_at()
     }
 
-    fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
-        let header = signal.header();
-        let sender = header.sender().map_or("", |sender| sender.as_str());
-        let body = signal.body();
-        match header.member().map_or("", zbus::names::MemberName::as_str) {
-            "NameOwnerChanged" if sender == BUS => {
-                match body.deserialize::<(&str, &str, &str)>() {
-                    Ok((MAPPER, _, new)) => {
-                        self.speaker.changed(new);
-                        // Whoever was asked is gone.
-                        self.awaited.forget(|_| true);
-                        if new.is_empty() {
-                            Ok(Outcome::default())
-                        } else {
-                            self.ask(Why::News).map(Outcome::of)
-                        }
-                    }
-                    Ok((name, _, "")) => self.left(name),
-                    Ok(_) | Err(_) => Ok(Outcome::default()),
-                }
+    fn signalled(&mut self, signal: &Signal<'_>) -> zbus::Result<Outcome> {
+        let ask = match &signal.news {
+            News::Owner { name: MAPPER, owner } => {
+                self.speaker.changed(owner);
+                // Whoever was asked is gone.
+                self.awaited.forget(|_| true);
+                !owner.is_empty()
             }
-            INTROSPECTED if self.speaker.is(sender) => self.ask(Why::News).map(Outcome::of),
-            "InterfacesAdded" | "InterfacesRemoved" => {
-                let object = body.deserialize_ignore_signature::<ObjectPath<'_>>();
-                let ours = object.is_ok_and(|object| self.is_ours(object.as_str()));
-                if ours { self.ask(Why::News).map(Outcome::of) } else { Ok(Outcome::default()) }
-            }
-            _ => Ok(Outcome::default()),
-        }
+            News::Owner { name, owner: "" } => return self.left(name),
+            News::Introspected { .. } => self.speaker.is(signal.sender),
+            News::Added { path, .. } | News::Removed { path, .. } => self.is_ours(path.as_str()),
+            News::Owner { .. } | News::Changed { .. } | News::JobRemoved { .. } | News::Nothing => false,
+        };
+        if ask { self.ask(Why::News).map(Outcome::of) } else { Ok(Outcome::default()) }
     }
 }
 
@@ -221,9 +208,14 @@ impl Peer for Mapper {
 mod tests {
     use std::collections::BTreeMap;
 
+    use zbus::ObjectPath;
+
     use super::*;
-    use crate::adapters::sub_tree::Listed;
-    use crate::adapters::watched::doubles::{calls, failed, owner, reply, serial};
+    use crate::adapters::dbus::{
+        doubles::{calls, failed, owner, reply, serial},
+        names::INTROSPECTED,
+        sub_tree::Listed,
+    };
 
     const PATH: &str = "/xyz/openbmc_project/control/host0/acpi_power_state";
     const SECOND: &str = "/xyz/openbmc_project/control/host1/acpi_power_state";
@@ -289,7 +281,7 @@ mod tests {
     fn a_rival_that_says_nothing_is_found_when_the_mapper_has_looked_at_it_and_is_over_when_it_leaves() {
         let (mut mapper, question) = started();
         assert_eq!(told(&mut mapper, &question, &US).0, []);
-        let asked = questions(&mapper.signalled(&introspection(FIRST)).unwrap().calls);
+        let asked = questions(&mapper.hear(&introspection(FIRST)).unwrap().calls);
         let (events, sent) = told(&mut mapper, &asked[0], &[US[0], (PATH, FIRST), US[1]]);
         assert_eq!(events, [(0, true)]);
         assert_eq!(calls(&sent, "AddMatch").len(), 1, "its leaving is followed");
@@ -297,7 +289,7 @@ mod tests {
         let asked = questions(&sent);
         let (events, sent) = told(&mut mapper, &asked[0], &[US[0], (PATH, FIRST), US[1]]);
         assert_eq!((events.len(), sent.len()), (0, 0));
-        let (events, sent) = said(mapper.signalled(&owner(FIRST, "")).unwrap());
+        let (events, sent) = said(mapper.hear(&owner(FIRST, "")).unwrap());
         assert_eq!(events, [(0, false)]);
         assert_eq!(calls(&sent, "RemoveMatch").len(), 1);
     }
@@ -318,14 +310,14 @@ mod tests {
     fn a_mapper_that_does_not_know_us_yet_clears_nothing() {
         let (mut mapper, question) = started();
         assert_eq!(told(&mut mapper, &question, &[US[0], US[1], (SECOND, SETTINGS)]).0, [(1, true)]);
-        mapper.signalled(&owner(MAPPER, "")).unwrap();
-        let asked = questions(&mapper.signalled(&owner(MAPPER, ":1.9")).unwrap().calls);
+        mapper.hear(&owner(MAPPER, "")).unwrap();
+        let asked = questions(&mapper.hear(&owner(MAPPER, ":1.9")).unwrap().calls);
         let answer = failed(&asked[0]);
         let nothing = said(mapper.returned(serial(&asked[0]), &answer).unwrap().unwrap());
         assert_eq!(nothing.0, []);
-        let asked = questions(&mapper.signalled(&introspection_by(":1.9", "a.b")).unwrap().calls);
+        let asked = questions(&mapper.hear(&introspection_by(":1.9", "a.b")).unwrap().calls);
         assert_eq!(told(&mut mapper, &asked[0], &[US[0]]).0, [], "not of the second");
-        let asked = questions(&mapper.signalled(&introspection_by(":1.9", BUS_NAME)).unwrap().calls);
+        let asked = questions(&mapper.hear(&introspection_by(":1.9", BUS_NAME)).unwrap().calls);
         assert_eq!(told(&mut mapper, &asked[0], &US).0, [(1, false)]);
     }
 
@@ -342,22 +334,18 @@ mod tests {
     fn one_question_at_a_time_and_one_more_for_all_that_came_meanwhile() {
         let (mut mapper, question) = started();
         for _ in 0..1000 {
-            assert_eq!(mapper.signalled(&announced(PATH)).unwrap().calls.len(), 0);
-            assert_eq!(
-                mapper.signalled(&introspection_by(":1.66", "a.b")).unwrap().calls.len(),
-                0,
-                "a stranger"
-            );
+            assert_eq!(mapper.hear(&announced(PATH)).unwrap().calls.len(), 0);
+            assert_eq!(mapper.hear(&introspection_by(":1.66", "a.b")).unwrap().calls.len(), 0, "a stranger");
         }
         let (_, sent) = told(&mut mapper, &question, &US);
         let asked = questions(&sent);
         assert_eq!(asked.len(), 1);
         assert_eq!(told(&mut mapper, &asked[0], &US).1.len(), 0, "nothing came meanwhile");
         // A mapper that went away with the question is asked anew.
-        let asked = questions(&mapper.signalled(&introspection("a.b")).unwrap().calls);
+        let asked = questions(&mapper.hear(&introspection("a.b")).unwrap().calls);
         assert_eq!(asked.len(), 1);
-        mapper.signalled(&owner(MAPPER, "")).unwrap();
-        assert_eq!(questions(&mapper.signalled(&owner(MAPPER, ":1.9")).unwrap().calls).len(), 1);
+        mapper.hear(&owner(MAPPER, "")).unwrap();
+        assert_eq!(questions(&mapper.hear(&owner(MAPPER, ":1.9")).unwrap().calls).len(), 1);
         let many: Vec<_> = (0..1000).map(|n| format!("a.b{n}")).collect();
         // The mapper lists all interfaces that a service has there.
         let listed = |service| [INTERFACE, "a.b"].map(|interface| Listed { path: PATH, service, interface });

@@ -3,31 +3,21 @@
 
 pub mod acpi_object;
 pub mod blacklist;
-mod boot_progress;
-pub mod bus;
-mod callers;
-mod collected;
-mod cpu_power;
-mod dimm_inventory;
-mod dispatch;
+pub(crate) mod boot_progress;
+pub(crate) mod cpu_power;
+pub mod dbus;
+pub(crate) mod dimm_inventory;
 #[cfg(test)]
 #[allow(clippy::too_many_lines, reason = "a double of every service answers in one place")]
 mod endurance;
-mod event_log;
-mod fan_config;
+pub(crate) mod event_log;
+pub(crate) mod fan_config;
 pub mod fans;
 pub mod hwmon;
 pub mod i2c;
-mod mapper;
-mod names;
-pub(crate) mod objects;
-mod owner;
-pub(crate) mod peer;
-mod power_state;
+pub(crate) mod mapper;
+pub(crate) mod peers;
+pub(crate) mod power_state;
 pub(crate) mod sensor_objects;
-pub mod socket;
 pub mod spd_mux;
-mod sub_tree;
-mod systemd;
-pub(crate) mod tree;
-mod watched;
+pub(crate) mod systemd;

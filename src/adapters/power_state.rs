@@ -17,12 +17,11 @@ use std::{
 use zbus::{Message, Variant};
 
 use crate::{
-    adapters::{
-        names::Brief,
-        peer::{
-            BUS, BUS_PATH, Moment, NOT_BELIEVED, Outcome, Peer, Pending, Says, call_bus, changes, earlier,
-            get, subscribe,
-        },
+    adapters::dbus::{
+        calls::{call_bus, changes, get, subscribe},
+        names::{BUS, Brief},
+        peer::{Moment, NOT_BELIEVED, Outcome, Peer, Pending, Says, earlier},
+        signal::{News, Signal},
     },
     logic::{
         event::Event,
@@ -467,47 +466,27 @@ impl Peer for PowerState {
         earlier(self.awaited.wake_at(), earlier(retries, again))
     }
 
-    fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
-        let header = signal.header();
-        let (Some(sender), Some(path), Some(member)) = (header.sender(), header.path(), header.member())
-        else {
-            return Ok(Outcome::default());
-        };
-        let body = signal.body();
-        match member.as_str() {
-            "NameOwnerChanged" if path.as_str() == BUS_PATH && sender.as_str() == BUS => {
-                let Ok((name, _, new)) = body.deserialize::<(&str, &str, &str)>() else {
-                    return Ok(Outcome::default());
-                };
-                self.set_owner(name, new);
-                self.follow_owners()
-            }
-            "PropertiesChanged" => {
-                let Ok((interface, changed, invalidated)) =
-                    body.deserialize::<(&str, BTreeMap<&str, Variant<'_>>, Vec<&str>)>()
-                else {
-                    return Ok(Outcome::default());
-                };
-                let index = self.sources.iter().position(|source| {
-                    source.kind.interface() == interface
-                        && source.path == path.as_str()
-                        && source.owner.as_deref() == Some(sender.as_str())
-                });
-                let Some((index, source)) = index.and_then(|index| Some((index, self.sources.get(index)?)))
-                else {
-                    return Ok(Outcome::default());
-                };
-                let mut outcome = Outcome::default();
-                if let Some(value) = changed.get(source.kind.property()) {
-                    self.take(index, Some(value), Kind::event, &mut outcome);
-                } else if invalidated.contains(&source.kind.property()) {
-                    let host = source.host;
-                    self.read(host, &mut outcome)?;
-                }
-                Ok(outcome)
-            }
-            _ => Ok(Outcome::default()),
+    fn signalled(&mut self, signal: &Signal<'_>) -> zbus::Result<Outcome> {
+        let mut outcome = Outcome::default();
+        if let News::Owner { name, owner } = signal.news {
+            self.set_owner(name, owner);
+            return self.follow_owners();
         }
+        let News::Changed { interface, values, invalidated } = &signal.news else { return Ok(outcome) };
+        let is_it = |source: &Source| {
+            source.kind.interface() == *interface
+                && source.path == signal.path
+                && source.owner.as_deref() == Some(signal.sender)
+        };
+        let Some((index, source)) = self.sources.iter().enumerate().find(|(_, source)| is_it(source)) else {
+            return Ok(outcome);
+        };
+        if let Some(value) = values.get(source.kind.property()) {
+            self.take(index, Some(value), Kind::event, &mut outcome);
+        } else if invalidated.contains(&source.kind.property()) {
+            self.read(source.host, &mut outcome)?;
+        }
+        Ok(outcome)
     }
 }
 

@@ -8,7 +8,9 @@
 use zbus::{Message, Variant};
 
 use crate::{
-    adapters::objects::{Access, Interface, Method, Object, Property, Request, Signal, properties_changed},
+    adapters::dbus::object::{
+        Access, Interface, Method, Object, Property, Request, Signal, properties_changed,
+    },
     config::{self, Limits},
     logic::{
         reading::Celsius,

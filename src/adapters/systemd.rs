@@ -12,11 +12,16 @@ use std::{
 use zbus::{Message, ObjectPath};
 
 use crate::{
-    adapters::peer::{BUS, Outcome, Peer, Pending, Speaker, owner_changes, subscribe},
+    adapters::dbus::{
+        calls::{owner_changes, subscribe},
+        peer::{Moment, Outcome, Peer, Pending, Speaker},
+        signal::{News, Signal},
+    },
     config::Targets,
     logic::{
         effect::{Target, UnitOrder},
         event::{Epoch, Event},
+        time::Time,
     },
     shell::permits::HostIndex,
 };
@@ -251,31 +256,32 @@ impl Peer for Systemd {
         Some(self.say_the_rest().map(|calls| Outcome { calls, events }))
     }
 
-    fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
+    fn signalled(&mut self, signal: &Signal<'_>) -> zbus::Result<Outcome> {
         let mut outcome = Outcome::default();
-        let header = signal.header();
-        let sender = header.sender().map_or("", |sender| sender.as_str());
-        let body = signal.body();
-        match header.member().map_or("", |member| member.as_str()) {
-            "NameOwnerChanged" if sender == BUS => {
-                if let Ok((SYSTEMD, _, new)) = body.deserialize::<(&str, &str, &str)>() {
-                    self.speaker.changed(new);
-                    if !new.is_empty() {
-                        outcome.calls.push(manager("Subscribe", &())?);
-                        outcome.calls.extend(self.say_the_rest()?);
-                    }
-                }
+        if let News::Owner { name: SYSTEMD, owner } = signal.news {
+            self.speaker.changed(owner);
+            if !owner.is_empty() {
+                outcome.calls.push(manager("Subscribe", &())?);
+                outcome.calls.extend(self.say_the_rest()?);
             }
-            // Another's would end the wait for a job that still runs: for units that read where the host is about to.
-            "JobRemoved" if self.speaker.is(sender) => {
-                if let Ok((_, job, unit, result)) = body.deserialize::<(u32, ObjectPath<'_>, &str, &str)>() {
-                    self.order_ended(job.as_str(), result);
-                    outcome.events.extend(self.quiesce_ended(job.as_str(), unit, result));
-                }
-            }
-            _ => {}
+        }
+        // Another's would end the wait for a job that still runs: for units that read where the host is about to.
+        if let News::JobRemoved { job, unit, result } = &signal.news
+            && self.speaker.is(signal.sender)
+        {
+            self.order_ended(job.as_str(), result);
+            outcome.events.extend(self.quiesce_ended(job.as_str(), unit, result));
         }
         Ok(outcome)
+    }
+
+    /// Nothing is waited for: systemd bounds its jobs itself, and a host's Set has `ack_cap`.
+    fn tick(&mut self, _now: Moment) -> zbus::Result<Outcome> {
+        Ok(Outcome::default())
+    }
+
+    fn wake_at(&self) -> Option<Time> {
+        None
     }
 }
 
@@ -289,9 +295,10 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapters::{
+    use crate::adapters::dbus::{
+        doubles::{failed, reply, serial},
+        names::BUS,
         peer::MOST_OF_ONE,
-        watched::doubles::{failed, reply, serial},
     };
 
     fn systemd() -> Systemd {
@@ -313,7 +320,7 @@ mod tests {
     }
 
     fn ended(systemd: &mut Systemd, job: &str) -> Vec<(HostIndex, Event)> {
-        systemd.signalled(&removed(":1.0", job)).unwrap().events
+        systemd.hear(&removed(":1.0", job)).unwrap().events
     }
 
     #[test]
@@ -340,19 +347,19 @@ mod tests {
             assert_eq!(returned(&mut systemd, call, &reply(call, ":1.0", &job)), Some(Vec::new()));
         }
         assert_eq!(ended(&mut systemd, "/job/1"), []);
-        assert_eq!(systemd.signalled(&removed(":1.66", "/job/2")).unwrap().events, []);
+        assert_eq!(systemd.hear(&removed(":1.66", "/job/2")).unwrap().events, []);
         // Nor one that says it is systemd now.
         let claim = |sender: &'static str, new: &str| {
             let signal = Message::signal("/org/freedesktop/DBus", BUS, "NameOwnerChanged").sender(sender);
             signal.build(&(SYSTEMD, "", new)).unwrap()
         };
-        systemd.signalled(&claim(":1.66", ":1.66")).unwrap();
-        assert_eq!(systemd.signalled(&removed(":1.66", "/job/2")).unwrap().events, []);
+        systemd.hear(&claim(":1.66", ":1.66")).unwrap();
+        assert_eq!(systemd.hear(&removed(":1.66", "/job/2")).unwrap().events, []);
         // Systemd has executed itself anew: it has another connection, and the same jobs.
-        let again = systemd.signalled(&claim(BUS, ":1.7")).unwrap().calls;
+        let again = systemd.hear(&claim(BUS, ":1.7")).unwrap().calls;
         assert_eq!(again[0].header().member().unwrap().as_str(), "Subscribe");
-        assert_eq!(systemd.signalled(&removed(":1.0", "/job/2")).unwrap().events, []);
-        let quiet = systemd.signalled(&removed(":1.7", "/job/2")).unwrap().events;
+        assert_eq!(systemd.hear(&removed(":1.0", "/job/2")).unwrap().events, []);
+        let quiet = systemd.hear(&removed(":1.7", "/job/2")).unwrap().events;
         assert_eq!(quiet, [(1, Event::Quiesced { epoch: Epoch(5) })]);
     }
 

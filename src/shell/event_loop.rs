@@ -2,7 +2,7 @@
 //! The one owner of the machines: choose, step, close the gate, hand off.
 //!
 //! It never waits for anything but the next event: what a step orders goes into a channel, and one
-//! task ([`Bus`](crate::adapters::bus)) does it in order. The gate is closed here, before anything
+//! task ([`Bus`](crate::adapters::dbus::bus)) does it in order. The gate is closed here, before anything
 //! else that a step brought about is even handed off. The log, too, is written there: behind the answers.
 
 use std::{

@@ -13,7 +13,7 @@ use std::{
 };
 
 use acpi_stated::{
-    adapters::{i2c::LinuxBuses, socket, spd_mux::LinuxLines},
+    adapters::{dbus::socket, i2c::LinuxBuses, spd_mux::LinuxLines},
     config::{Bus, Settings},
     daemon::Daemon,
     shell::{

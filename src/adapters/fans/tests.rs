@@ -2,9 +2,9 @@
 //! Tests of [`super`].
 
 use super::*;
-use crate::adapters::{
+use crate::adapters::dbus::{
+    doubles::{calls, changed, failed, owned_by, owner, reply, serial},
     peer::{MOST_OF_ONE, moment},
-    watched::doubles::{calls, changed, failed, owned_by, owner, reply, serial},
 };
 
 const ZONE: &str = "/xyz/openbmc_project/settings/fanctrl/zone0";
@@ -172,7 +172,7 @@ fn manual_dropped_fan_control_restarted_and_asserted_again() {
     let (mut fans, mut world) = held(S2);
     world.manual = false;
     let dropped = changed(":1.5", ZONE, MODE, MANUAL, Variant::Bool(false));
-    let outcome = fans.signalled(&dropped).unwrap();
+    let outcome = fans.hear(&dropped).unwrap();
     assert_eq!(all_said(&outcome.calls), ["zone0 Manual=true"]);
     world.sets.clear();
     world.carry(&mut fans, outcome.calls);
@@ -180,8 +180,8 @@ fn manual_dropped_fan_control_restarted_and_asserted_again() {
 
     world.sets.clear();
     world.manual = false;
-    fans.signalled(&owner(CONTROL, "")).unwrap();
-    let outcome = fans.signalled(&owner(CONTROL, ":1.5")).unwrap();
+    fans.hear(&owner(CONTROL, "")).unwrap();
+    let outcome = fans.hear(&owner(CONTROL, ":1.5")).unwrap();
     world.carry(&mut fans, outcome.calls);
     assert_eq!(world.sets, ["zone0 Manual=true", "Pwm_1 Target=160"]);
 
@@ -197,7 +197,7 @@ fn who_drops_manual_without_end_may_have_it() {
     let mut set = 0;
     for _ in 0..20 {
         let dropped = changed(":1.5", ZONE, MODE, MANUAL, Variant::Bool(false));
-        let outcome = fans.signalled(&dropped).unwrap();
+        let outcome = fans.hear(&dropped).unwrap();
         set += calls(&outcome.calls, "Set").len();
         world.carry(&mut fans, outcome.calls);
     }
@@ -215,7 +215,7 @@ fn fan_control_that_comes_later_is_taken_then() {
     assert_eq!(all_said(&fans.order(0, S2).unwrap().calls), Vec::<String>::new());
     assert_eq!(all_said(&fans.release().unwrap()), Vec::<String>::new());
     fans.order(0, S2).unwrap();
-    let outcome = fans.signalled(&owner(MAPPER, ":1.1")).unwrap();
+    let outcome = fans.hear(&owner(MAPPER, ":1.1")).unwrap();
     world.carry(&mut fans, outcome.calls);
     assert_eq!(world.sets, ["zone0 Manual=true", "Pwm_1 Target=160"]);
 }
@@ -291,7 +291,7 @@ fn no_answer_is_as_good_as_an_error_and_is_not_heaped_up() {
     assert_eq!(sent, MOST_OF_ONE);
     assert!(format!("{:?}", fans.awaited).len() < 10_000);
     // It restarts: the bus says so, and answers for it.
-    let outcome = fans.signalled(&owner(SENSORS, ":1.9")).unwrap();
+    let outcome = fans.hear(&owner(SENSORS, ":1.9")).unwrap();
     assert_eq!(
         all_said(&calls(&outcome.calls, "Set").into_iter().cloned().collect::<Vec<_>>()),
         Vec::<String>::new()
@@ -310,7 +310,7 @@ fn each_zone_may_be_dropped_as_often_as_any_other() {
     let outcome = fans.order(0, S2).unwrap();
     world.carry(&mut fans, outcome.calls);
     let mut drop = |fans: &mut Fans, zone: &str| {
-        let outcome = fans.signalled(&changed(":1.5", zone, MODE, MANUAL, Variant::Bool(false))).unwrap();
+        let outcome = fans.hear(&changed(":1.5", zone, MODE, MANUAL, Variant::Bool(false))).unwrap();
         let sets = calls(&outcome.calls, "Set").len();
         world.carry(fans, outcome.calls);
         sets
@@ -345,13 +345,13 @@ fn what_was_left_held_is_given_back_when_the_host_says_so() {
 fn a_guard_alarm_counts_while_held_and_as_it_begins() {
     let (mut fans, _) = started(&[]);
     let alarm = changed(":1.6", GUARD, CRITICAL, ALARM_HIGH, Variant::Bool(true));
-    assert_eq!(fans.signalled(&alarm).unwrap().events, []);
+    assert_eq!(fans.hear(&alarm).unwrap().events, []);
     assert_eq!(fans.order(0, S2).unwrap().events, [(0, Event::GuardAlarm)]);
     fans.order(0, Wanted::Free).unwrap();
     let over = changed(":1.6", GUARD, CRITICAL, ALARM_HIGH, Variant::Bool(false));
-    assert_eq!(fans.signalled(&over).unwrap().events, []);
+    assert_eq!(fans.hear(&over).unwrap().events, []);
     assert_eq!(fans.order(0, S2).unwrap().events, []);
-    assert_eq!(fans.signalled(&alarm).unwrap().events, [(0, Event::GuardAlarm)]);
+    assert_eq!(fans.hear(&alarm).unwrap().events, [(0, Event::GuardAlarm)]);
 }
 
 #[test]

@@ -2,9 +2,9 @@
 //! Tests of [`super`].
 
 use super::*;
-use crate::adapters::{
+use crate::adapters::dbus::{
+    doubles::{calls, failed, reply, serial},
     peer::moment,
-    watched::doubles::{calls, failed, reply, serial},
 };
 
 #[test]
@@ -136,11 +136,14 @@ fn who_is_not_believed_is_passed_over_and_told_of_if_there_is_no_other() {
     // He leaves, and somebody else comes.
     let changed = |owner: &str| {
         let name = "xyz.openbmc_project.State.Chassis0";
-        Message::signal(BUS_PATH, BUS, "NameOwnerChanged").sender(BUS).build(&(name, "", owner)).unwrap()
+        Message::signal("/org/freedesktop/DBus", BUS, "NameOwnerChanged")
+            .sender(BUS)
+            .build(&(name, "", owner))
+            .unwrap()
     };
-    let Outcome { events, .. } = power.signalled(&changed("")).unwrap();
+    let Outcome { events, .. } = power.hear(&changed("")).unwrap();
     assert_eq!(events, [(0, Event::Strangers(false))]);
-    let Outcome { calls, .. } = power.signalled(&changed(":1.9")).unwrap();
+    let Outcome { calls, .. } = power.hear(&changed(":1.9")).unwrap();
     let (_, events) = answer(&mut power, calls, owner, stranger);
     assert_eq!(events, [Event::Chassis(Some(Chassis::On))]);
 }
@@ -183,7 +186,7 @@ fn nonsense_without_end_is_a_few_lines() {
         let body = (key.1, BTreeMap::from([(key.2, Variant::from("nonsense"))]), [""; 0].as_slice());
         let signal = Message::signal(key.0, "org.freedesktop.DBus.Properties", "PropertiesChanged");
         let signal = signal.sender(":1.8").build(&body).unwrap();
-        assert_eq!(power.signalled(&signal).unwrap().events, [(0, Event::Chassis(None))]);
+        assert_eq!(power.hear(&signal).unwrap().events, [(0, Event::Chassis(None))]);
     }
     assert_eq!(power.lines.take(power.now), None, "all lines that there may be were made");
     assert_eq!(power.lines.take(moment(60).now), Some(10_001 - LINES_AT_ONCE + 1));

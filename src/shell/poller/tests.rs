@@ -20,7 +20,7 @@ const DIMM: Need = Need::Gate(0);
 const SOON: Duration = Duration::from_secs(10);
 
 /// A bus of JC42.4 sensors, at 0x18, that looks at the permits during each transfer.
-struct Watched {
+struct KnownProperties {
     permits: Permits,
     seen: Mutex<Seen>,
 }
@@ -36,7 +36,7 @@ struct Seen {
     opened: usize,
 }
 
-struct Buses2(Arc<Watched>);
+struct Buses2(Arc<KnownProperties>);
 
 impl Buses for Buses2 {
     fn open(&self, _: u32, _: Duration) -> io::Result<Box<dyn I2cBus>> {
@@ -75,7 +75,7 @@ fn unwired(i2c: &Arc<dyn Buses>) -> Wires {
 
 struct Bench {
     permits: Permits,
-    watched: Arc<Watched>,
+    watched: Arc<KnownProperties>,
     poller: Option<Poller>,
     results: UnboundedReceiver<Input>,
     runtime: runtime::Runtime,
@@ -103,7 +103,7 @@ fn line() -> Line {
 fn bench(missing: usize) -> Bench {
     let permits = Permits::new(1, [3]);
     let seen = Mutex::new(Seen { missing, ..Seen::default() });
-    let watched = Arc::new(Watched { permits: permits.clone(), seen });
+    let watched = Arc::new(KnownProperties { permits: permits.clone(), seen });
     let buses: Arc<dyn Buses> = Arc::new(Buses2(Arc::clone(&watched)));
     let (to_loop, results) = unbounded_channel();
     let poller =
@@ -376,7 +376,7 @@ fn files_that_share_a_thread_do_not_wait_for_each_others_gate() {
         Wire { sensor, bus, need, period, source, said_bound: false, closings: Closings::MAX }
     };
     let line = Line { i2c: None, sensors: buses.iter().enumerate().map(wire).collect() };
-    let seen = Watched { permits: permits.clone(), seen: Mutex::default() };
+    let seen = KnownProperties { permits: permits.clone(), seen: Mutex::default() };
     let i2c: Arc<dyn Buses> = Arc::new(Buses2(Arc::new(seen)));
     let (to_loop, mut results) = unbounded_channel();
     let wires = unwired(&i2c);

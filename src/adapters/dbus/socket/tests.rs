@@ -9,12 +9,15 @@ use std::{
 
 use super::*;
 use crate::{
-    adapters::{acpi_object::AcpiObject, dispatch::dispatch, tree::Tree},
+    adapters::{
+        acpi_object::AcpiObject,
+        dbus::{dispatch::dispatch, tree::Tree},
+    },
     logic::{acpi::AcpiState, cause::Cause, view::View},
 };
 use frames::{Field, Random, Raw, mangled, nested};
 
-#[path = "../../../tests/support/frames.rs"]
+#[path = "../../../../tests/support/frames.rs"]
 mod frames;
 
 /// The two ends of a socket.

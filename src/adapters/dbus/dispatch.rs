@@ -16,9 +16,9 @@ use zbus::{
     names::InterfaceName,
 };
 
-use crate::adapters::{
+use crate::adapters::dbus::{
     names::{Brief, LONGEST_NAME, OBJECT_MANAGER, PROPERTIES},
-    objects::{Access, Arg, Interface, Method, Object, Property, Request, Signal, Values},
+    object::{Access, Arg, Interface, Method, Object, Property, Request, Signal, Values},
     tree::{Tree, below},
 };
 

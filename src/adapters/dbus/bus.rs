@@ -9,7 +9,7 @@
 //! It never waits for a reply: the serials of our own calls are kept where their replies are
 //! understood. It waits for room in the socket only; while it does, nothing more is read.
 
-use std::{collections::VecDeque, num::NonZeroU32, pin::Pin, time::Duration};
+use std::{num::NonZeroU32, pin::Pin};
 
 use futures_core::Stream;
 use tokio::{
@@ -26,35 +26,27 @@ use zbus::{
 use crate::{
     adapters::{
         acpi_object::BUS_NAME,
-        boot_progress::BootProgress,
-        callers::{Caller, Callers},
-        cpu_power::CpuPower,
-        dimm_inventory::DimmInventory,
-        dispatch::{Answer, Ask, Refusal, announcements, dispatch, wants_no_reply},
-        event_log::EventLog,
-        fan_config::FanConfig,
-        fans::Fans,
-        mapper::Mapper,
-        objects::{Object as _, Request},
-        owner::name_owner,
-        peer::{
-            ANSWERED_WITHIN, BUS, Moment, NOT_BELIEVED, Outcome, Peer, Pending, call_bus, owner_changes,
-            subscribe,
+        dbus::{
+            callers::Caller,
+            calls::{call_bus, owner_changes, subscribe},
+            dispatch::{Answer, Ask, Refusal, announcements, dispatch, wants_no_reply},
+            names::BUS,
+            object::{Object as _, Request},
+            owner::name_owner,
+            peer::{ANSWERED_WITHIN, Moment, NOT_BELIEVED, Outcome, Pending},
+            signal::{News, Signal},
+            tree::Tree,
+            trust::Trust,
         },
-        power_state::PowerState,
-        systemd::Systemd,
-        tree::Tree,
+        peers::Peers,
     },
-    config::{Events, Host},
     logic::{
         effect::Effect,
         event::{Event, SetId},
-        limit::Bucket,
         time::Time,
     },
     shell::{
         clock::Clock,
-        held::Held,
         messages::{Input, Output},
         permits::HostIndex,
         store::Storage,
@@ -65,14 +57,6 @@ use crate::{
 /// Calls that wait for the event loop. With more than this, nothing is read until they are answered:
 /// a flood of Sets is held back by the bus, in the senders' own queues.
 const MOST_WAITING: usize = 32;
-/// Sets of callers whose uid is not known yet, and as many words. These cannot be held back: the uid comes the same way.
-const MOST_UNVERIFIED: usize = 512;
-/// Bytes of these words together. The longest that is expected, the mapper's list, has some 100,000.
-const MOST_UNHEARD: usize = 1 << 20;
-/// Lines about those who are not believed.
-const STRANGERS_AT_ONCE: u32 = 5;
-/// And then one each.
-const STRANGERS_EACH: Duration = Duration::from_secs(60);
 
 /// Why the bus cannot be served any more.
 #[derive(Debug, thiserror::Error)]
@@ -104,14 +88,12 @@ enum Awaited {
     Proof,
 }
 
-/// What the bus task is told at the start.
-pub(crate) struct Setup<'a> {
-    /// The hosts, in the order of the configuration.
-    pub(crate) hosts: &'a [Host],
-    /// Where events go besides the journal.
-    pub(crate) events: Events,
-    /// Where the held fan zones are written down, and which a process before this one left.
-    pub(crate) held: (Held, Vec<String>),
+/// What the bus task works with.
+pub(crate) struct Parts {
+    pub(crate) supervisor: Supervisor,
+    pub(crate) tree: Tree,
+    pub(crate) peers: Peers,
+    pub(crate) trust: Trust,
     pub(crate) storage: Option<Storage>,
     /// By which the peers' pauses are measured.
     pub(crate) clock: Clock,
@@ -123,36 +105,18 @@ pub(crate) struct Bus {
     stream: MessageStream,
     supervisor: Supervisor,
     tree: Tree,
-    /// The number of each host in names of units.
-    host_ids: Vec<u32>,
-    power_state: PowerState,
-    systemd: Systemd,
-    mapper: Mapper,
-    fans: Fans,
-    boot_progress: BootProgress,
-    cpu_power: CpuPower,
-    fan_config: FanConfig,
-    dimm_inventory: DimmInventory,
-    event_log: EventLog,
-    callers: Callers,
-    own_uid: u32,
-    /// Besides root and our own.
-    trusted_uids: Vec<u32>,
-    awaited: Pending<Awaited>,
+    peers: Peers,
+    trust: Trust,
+    storage: Option<Storage>,
     clock: Clock,
-    /// The peers were told or have heard something, or it is time: [`Peer::tick`] is due.
+    /// Our own questions to the bus driver.
+    awaited: Pending<Awaited>,
+    /// The peers were told or have heard something, or it is time: [`Peers::tick`] is due.
     tick: bool,
     wake_at: Option<Time>,
-    /// Sets whose caller's uid is not known yet.
-    unverified: VecDeque<(Message, Ask)>,
-    /// Signals and answers of those whose uid is not known yet.
-    unheard: VecDeque<Message>,
-    /// How many lines there may be about those who are not believed.
-    strangers: Bucket,
     /// Calls that the event loop has and will answer.
     waiting: Vec<(SetId, Message)>,
     last_id: u32,
-    storage: Option<Storage>,
     inputs: UnboundedSender<Input>,
     outputs: UnboundedReceiver<Output>,
 }
@@ -161,44 +125,25 @@ impl Bus {
     /// `connection` must be fresh: without our name nobody calls us, so nothing is lost.
     pub(crate) fn new(
         connection: Connection,
-        supervisor: Supervisor,
-        tree: Tree,
-        setup: Setup<'_>,
+        parts: Parts,
         inputs: UnboundedSender<Input>,
         outputs: UnboundedReceiver<Output>,
     ) -> Self {
-        let Setup { hosts, events, held: (held, left), storage, clock } = setup;
-        let host_ids: Vec<u32> = hosts.iter().map(|host| host.id).collect();
-        let targets = hosts.iter().map(|host| host.targets.clone()).collect();
-        let quiesce = hosts.iter().map(|host| host.quiesce.clone()).collect();
+        let Parts { supervisor, tree, peers, trust, storage, clock } = parts;
         Self {
             stream: MessageStream::from(&connection),
             connection,
             supervisor,
-            power_state: PowerState::new(host_ids.iter().copied()),
-            fans: Fans::new(hosts.iter().map(|host| &host.fans), held, left),
-            boot_progress: BootProgress::new(host_ids.iter().copied()),
-            cpu_power: CpuPower::new(hosts.iter().map(|host| host.cpu_power_sensor.as_deref())),
-            fan_config: FanConfig::new(tree.sensors.iter().map(|object| (object.path(), object.host()))),
-            dimm_inventory: DimmInventory::new(host_ids.iter().copied()),
-            event_log: EventLog::new(events, host_ids.iter().copied()),
-            host_ids,
-            systemd: Systemd::new(targets, quiesce),
-            mapper: Mapper::new(tree.acpi.iter().map(|object| object.path().to_owned())),
-            callers: Callers::default(),
-            own_uid: rustix::process::geteuid().as_raw(),
-            trusted_uids: hosts.iter().flat_map(|host| &host.trusted_uids).copied().collect(),
             tree,
-            awaited: Pending::default(),
+            peers,
+            trust,
+            storage,
             clock,
+            awaited: Pending::default(),
             tick: true,
             wake_at: None,
-            unverified: VecDeque::new(),
-            unheard: VecDeque::new(),
-            strangers: Bucket::new(STRANGERS_AT_ONCE, STRANGERS_EACH),
             waiting: Vec::new(),
             last_id: 0,
-            storage,
             inputs,
             outputs,
         }
@@ -210,9 +155,7 @@ impl Bus {
         // without AllowReplacement: a second owner must fail, whichever of us it is.
         let name = call_bus("RequestName", &(BUS_NAME, RequestNameFlags::DO_NOT_QUEUE))?;
         let mut calls: Vec<_> = self.awaited.send(name, Awaited::Name).into_iter().collect();
-        for peer in self.peers() {
-            calls.extend(peer.start()?);
-        }
+        calls.extend(self.peers.start()?);
         self.connection.send_all(&calls).await?;
         loop {
             if std::mem::take(&mut self.tick) {
@@ -245,31 +188,11 @@ impl Bus {
     /// Tells the peers how late it is, and asks when they want to know next.
     async fn let_time_pass(&mut self) -> Result<(), Failed> {
         let now = Moment { now: self.clock.now(), patience: self.clock.of_real(ANSWERED_WITHIN) };
-        let mut all = Outcome::default();
-        for peer in self.peers() {
-            let Outcome { calls, events } = peer.tick(now)?;
-            all.calls.extend(calls);
-            all.events.extend(events);
-        }
+        let outcome = self.peers.tick(now)?;
         // What is said now has to be answered in time too.
-        self.tick = !all.calls.is_empty();
-        self.wake_at = self.peers().into_iter().filter_map(|peer| peer.wake_at()).min();
-        self.pass_on(all).await
-    }
-
-    /// Those we talk with. The order does not matter: a reply is one's only, and each looks at its own signals.
-    fn peers(&mut self) -> [&mut dyn Peer; 9] {
-        [
-            &mut self.power_state,
-            &mut self.systemd,
-            &mut self.mapper,
-            &mut self.fans,
-            &mut self.boot_progress,
-            &mut self.cpu_power,
-            &mut self.fan_config,
-            &mut self.dimm_inventory,
-            &mut self.event_log,
-        ]
+        self.tick = !outcome.calls.is_empty();
+        self.wake_at = self.peers.wake_at();
+        self.pass_on(outcome).await
     }
 
     // ---- In ----------------------------------------------------------------------------------------
@@ -297,20 +220,16 @@ impl Bus {
         if word.header().sender().is_some_and(|sender| *sender == BUS) {
             return self.take_in(&word).await;
         }
-        if let Some(caller) = self.caller(&word) {
+        if let Some(caller) = self.trust.caller(&word) {
             return self.judge(caller, &word).await;
         }
         self.ask_for_uid(&word).await?;
-        // Who floods us before the bus has named him loses words; what a power service says is asked for again.
-        let held: usize = self.unheard.iter().map(|word| word.data().len()).sum();
-        if self.unheard.len() < MOST_UNVERIFIED && held + word.data().len() <= MOST_UNHEARD {
-            self.unheard.push_back(word);
-        }
+        self.trust.keep_word(word);
         Ok(())
     }
 
     async fn judge(&mut self, caller: Caller, word: &Message) -> Result<(), Failed> {
-        if self.believes(caller) {
+        if self.trust.believes(caller) {
             return self.take_in(word).await;
         }
         // A signal of his is nothing. Who asked him has to know that there is no answer.
@@ -324,10 +243,6 @@ impl Bus {
         self.returned(serial, &error).await
     }
 
-    fn believes(&self, caller: Caller) -> bool {
-        matches!(caller, Caller::Uid(uid) if uid == 0 || uid == self.own_uid || self.trusted_uids.contains(&uid))
-    }
-
     async fn take_in(&mut self, word: &Message) -> Result<(), Failed> {
         match word.header().reply_serial() {
             Some(serial) => self.returned(serial, word).await,
@@ -336,8 +251,7 @@ impl Bus {
     }
 
     async fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Result<(), Failed> {
-        let outcome = self.peers().into_iter().find_map(|peer| peer.returned(serial, reply));
-        if let Some(outcome) = outcome {
+        if let Some(outcome) = self.peers.returned(serial, reply) {
             self.tick = true;
             return self.pass_on(outcome?).await;
         }
@@ -366,9 +280,8 @@ impl Bus {
             Some(Awaited::Uid(name)) => {
                 // A caller that left before the bus could say has no uid any more.
                 let caller = if good { Caller::Uid(reply.body().deserialize()?) } else { Caller::Gone };
-                self.tell_of_stranger(&name, caller);
                 let mut calls = vec![subscribe(&owner_changes(&name))?];
-                if let Some(gone) = self.callers.remember(name, caller) {
+                if let Some(gone) = self.trust.learned(name, caller, self.clock.now()) {
                     calls.push(call_bus("RemoveMatch", &owner_changes(&gone).as_str())?);
                 }
                 self.connection.send_all(&calls).await?;
@@ -390,20 +303,15 @@ impl Bus {
     }
 
     async fn signalled(&mut self, signal: &Message) -> Result<(), Failed> {
-        if let Some(gone) = name_lost(signal)
-            && self.callers.forget(&gone)
+        if let Some(gone) = Signal::read(signal, lost_connection)
+            && self.trust.left(&gone)
         {
             self.connection.send(&call_bus("RemoveMatch", &owner_changes(&gone).as_str())?).await?;
             return Ok(());
         }
         self.tick = true;
-        let mut all = Outcome::default();
-        for peer in self.peers() {
-            let Outcome { calls, events } = peer.signalled(signal)?;
-            all.calls.extend(calls);
-            all.events.extend(events);
-        }
-        self.pass_on(all).await
+        let outcome = self.peers.signalled(signal)?;
+        self.pass_on(outcome).await
     }
 
     /// Sends what an adapter wants to ask, and passes on what it heard.
@@ -422,15 +330,13 @@ impl Bus {
 
     /// A Set arrives when it is known that its caller may: what comes meanwhile does not wait for that.
     async fn verify(&mut self, call: Message, ask: Ask) -> Result<(), Failed> {
-        if let Some(caller) = self.caller(&call) {
+        if let Some(caller) = self.trust.caller(&call) {
             return self.admit(caller, call, ask).await;
         }
-        if self.unverified.len() >= MOST_UNVERIFIED {
+        if !self.trust.keep_call(&call, ask) {
             return self.refuse(&call, &Refusal::limits_exceeded()).await;
         }
-        self.ask_for_uid(&call).await?;
-        self.unverified.push_back((call, ask));
-        Ok(())
+        self.ask_for_uid(&call).await
     }
 
     /// Asks the bus for its sender's, unless it has been asked.
@@ -446,55 +352,23 @@ impl Bus {
         Ok(())
     }
 
-    /// What the bus knows of a message's sender, if it was asked and has answered.
-    fn caller(&self, message: &Message) -> Option<Caller> {
-        match message.header().sender() {
-            Some(sender) => self.callers.get(sender.as_str()),
-            None => Some(Caller::Gone),
-        }
-    }
-
-    /// A line for who has said something and is not believed, once for each connection.
-    fn tell_of_stranger(&mut self, name: &str, caller: Caller) {
-        let Caller::Uid(uid) = caller else { return };
-        let has_spoken = |word: &Message| word.header().sender().is_some_and(|sender| *sender == name);
-        if self.believes(caller) || !self.unheard.iter().any(has_spoken) {
-            return;
-        }
-        if let Some(more) = self.strangers.take(self.clock.now()) {
-            let more = if more > 0 { format!(", nor were {more} more before") } else { String::new() };
-            tracing::warn!(
-                "{name} is not believed, since its uid is {uid}{more}: root's words about a host count, and those of \
-                 evidence.trusted_uids; busctl status {name} says who it is"
-            );
-        }
-    }
-
     /// Passes on the Sets and the words of those that are known by now, in their order.
     async fn release(&mut self) -> Result<(), Failed> {
-        for word in std::mem::take(&mut self.unheard) {
-            match self.caller(&word) {
-                None => self.unheard.push_back(word),
-                Some(caller) => Box::pin(self.judge(caller, &word)).await?,
-            }
+        for (caller, word) in self.trust.words() {
+            Box::pin(self.judge(caller, &word)).await?;
         }
-        for (call, ask) in std::mem::take(&mut self.unverified) {
-            match self.caller(&call) {
-                None => self.unverified.push_back((call, ask)),
-                Some(caller) => self.admit(caller, call, ask).await?,
-            }
+        for (caller, call, ask) in self.trust.calls() {
+            self.admit(caller, call, ask).await?;
         }
         Ok(())
     }
 
     async fn admit(&mut self, caller: Caller, call: Message, ask: Ask) -> Result<(), Failed> {
-        match caller {
-            Caller::Uid(uid) if uid == 0 || uid == self.own_uid => {
-                self.ask(call, ask);
-                Ok(())
-            }
-            Caller::Uid(_) | Caller::Gone => self.refuse(&call, &Refusal::access_denied()).await,
+        if !self.trust.may_set(caller) {
+            return self.refuse(&call, &Refusal::access_denied()).await;
         }
+        self.ask(call, ask);
+        Ok(())
     }
 
     fn ask(&mut self, call: Message, Ask { host, request }: Ask) {
@@ -561,8 +435,8 @@ impl Bus {
     }
 
     fn status(&mut self) {
-        let all = self.tree.acpi.iter().zip(&self.host_ids);
-        self.supervisor.status(all.map(|(object, id)| (*id, object.state(), object.view())));
+        let all = self.tree.acpi.iter();
+        self.supervisor.status(all.map(|object| (object.id(), object.state(), object.view())));
     }
 
     /// The messages of everything that no host waits for. Never inlined, so that the bench can count up
@@ -573,17 +447,17 @@ impl Bus {
         match output {
             Output::Effect(host, effect) => self.carry_out(host, effect, out)?,
             Output::Fans(host, fans) => {
-                let outcome = self.fans.order(host, fans)?;
+                let outcome = self.peers.fans.order(host, fans)?;
                 out.extend(self.take(outcome));
             }
             Output::Diagnosis { host, diagnosis, raised } => match raised {
                 Some(raised) => {
                     let (boot, evidence) = *raised;
-                    out.extend(self.event_log.raised(host, diagnosis, boot, &evidence)?);
+                    out.extend(self.peers.event_log.raised(host, diagnosis, boot, &evidence)?);
                 }
-                None => out.extend(self.event_log.cleared(host, diagnosis)?),
+                None => out.extend(self.peers.event_log.cleared(host, diagnosis)?),
             },
-            Output::Rely(host, relies) => self.power_state.rely(host, relies),
+            Output::Rely(host, relies) => self.peers.power_state.rely(host, relies),
             Output::Track(host, view) => {
                 if let Some(object) = self.tree.acpi.get_mut(host) {
                     out.extend(object.track(*view)?);
@@ -599,7 +473,7 @@ impl Bus {
                 if let Some(object) = self.tree.acpi.get(host) {
                     out.push(object.transitioned(when, entry.from, entry.to, entry.cause)?);
                 }
-                out.extend(self.event_log.transition(host, entry.to, entry.cause.name())?);
+                out.extend(self.peers.event_log.transition(host, entry.to, entry.cause.name())?);
             }
             Output::Store { host, record, urgent } => {
                 if let Some(storage) = &self.storage {
@@ -610,8 +484,8 @@ impl Bus {
             Output::History { id, entries } => out.extend(self.answer(id, &entries)?),
             Output::Stopping => {
                 self.supervisor.stopping();
-                out.extend(self.fans.release()?);
-                out.extend(self.boot_progress.release()?);
+                out.extend(self.peers.fans.release()?);
+                out.extend(self.peers.boot_progress.release()?);
             }
             Output::AskBus => out.extend(self.awaited.send(call_bus("GetId", &())?, Awaited::Proof)),
             Output::Heartbeat => self.supervisor.feed(),
@@ -622,17 +496,17 @@ impl Bus {
     /// What a step ordered, and what no host waits for.
     fn carry_out(&mut self, host: HostIndex, effect: Effect, out: &mut Vec<Message>) -> Result<(), Failed> {
         match effect {
-            Effect::Unit(order) => out.extend(self.systemd.order(host, order)?),
+            Effect::Unit(order) => out.extend(self.peers.systemd.order(host, order)?),
             Effect::Assert => {
                 for object in self.tree.sensors.iter().filter(|object| object.host() == host) {
                     out.extend(object.assert()?);
                 }
-                let outcome = self.fans.assert(host)?;
+                let outcome = self.peers.fans.assert(host)?;
                 out.extend(self.take(outcome));
             }
-            Effect::BootProgress(stage) => out.extend(self.boot_progress.write(host, stage)?),
-            Effect::Quiesce(epoch) => out.extend(self.systemd.quiesce(host, epoch)?),
-            Effect::Unquiesce => out.extend(self.systemd.unquiesce(host)?),
+            Effect::BootProgress(stage) => out.extend(self.peers.boot_progress.write(host, stage)?),
+            Effect::Quiesce(epoch) => out.extend(self.peers.systemd.quiesce(host, epoch)?),
+            Effect::Unquiesce => out.extend(self.peers.systemd.unquiesce(host)?),
             // The first two are handled with the answers, the others by the event loop itself.
             Effect::Publish { .. }
             | Effect::Answer(_)
@@ -649,15 +523,10 @@ fn is_set(call: &Message) -> bool {
     call.header().member().is_some_and(|member| *member == "Set")
 }
 
-/// The unique name that a NameOwnerChanged of the bus says is gone.
-fn name_lost(signal: &Message) -> Option<String> {
-    let header = signal.header();
-    if header.member()?.as_str() != "NameOwnerChanged" || header.sender()?.as_str() != BUS {
-        return None;
-    }
-    let body = signal.body();
-    let (name, _, new) = body.deserialize::<(&str, &str, &str)>().ok()?;
-    (name.starts_with(':') && new.is_empty()).then(|| name.to_owned())
+/// The connection that is gone, if this says so.
+fn lost_connection(signal: &Signal<'_>) -> Option<String> {
+    let News::Owner { name, owner: "" } = signal.news else { return None };
+    name.starts_with(':').then(|| name.to_owned())
 }
 
 async fn next(stream: &mut MessageStream) -> Option<zbus::Result<Message>> {

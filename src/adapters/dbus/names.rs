@@ -1,10 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Names of the D-Bus specification that more than one part uses, and names that others send.
+//! Names of the D-Bus specification, of the bus driver and the mapper that more than one part uses; and names that others send.
 
 /// Properties of an object.
 pub(crate) const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 /// Objects below a path.
 pub(crate) const OBJECT_MANAGER: &str = "org.freedesktop.DBus.ObjectManager";
+
+/// The bus driver's name.
+pub(crate) const BUS: &str = "org.freedesktop.DBus";
+/// The bus driver's object.
+pub(crate) const BUS_PATH: &str = "/org/freedesktop/DBus";
+/// The object mapper.
+pub(crate) const MAPPER: &str = "xyz.openbmc_project.ObjectMapper";
+/// Its object.
+pub(crate) const MAPPER_PATH: &str = "/xyz/openbmc_project/object_mapper";
+/// Where the mapper says that it has looked at a new service (phosphor-objmgr:src/main.cpp,
+/// `sendIntrospectionCompleteSignal`).
+pub(crate) const MAPPER_PRIVATE: &str = "xyz.openbmc_project.ObjectMapper.Private";
+/// Its signal there, with the service's name.
+pub(crate) const INTROSPECTED: &str = "IntrospectionComplete";
 
 /// Bytes of the longest name (D-Bus specification, "Valid Names"): a longer one is none.
 pub(crate) const LONGEST_NAME: usize = 255;

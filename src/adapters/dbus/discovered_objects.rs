@@ -9,20 +9,16 @@
 //! A service announces its objects one by one, and a mapper takes its time: what is known changes in steps, and each step looks like a
 //! whole. It counts when it has come to rest ([`Gathered::rests`]).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    num::NonZeroU32,
-};
+use std::{collections::BTreeMap, num::NonZeroU32};
 
-use zbus::{Message, ObjectPath, Variant};
+use zbus::{Message, Variant};
 
 use crate::{
-    adapters::{
-        names::PROPERTIES,
-        peer::{
-            BUS, INTROSPECTED, MAPPER, MAPPER_PATH, Moment, Pending, Says, Speaker, earlier, introspected,
-            objects, owner_changes, subscribe,
-        },
+    adapters::dbus::{
+        calls::{introspected, objects, owner_changes, subscribe},
+        names::{MAPPER, MAPPER_PATH, PROPERTIES},
+        peer::{Moment, Pending, Says, Speaker, earlier},
+        signal::{News, Signal},
         sub_tree::SubTree,
     },
     logic::{
@@ -108,7 +104,7 @@ pub(crate) struct Gathered {
 
 /// The objects of these kinds.
 #[derive(Debug)]
-pub(crate) struct Collected<T> {
+pub(crate) struct DiscoveredObjects<T> {
     kinds: &'static [Kind],
     objects: BTreeMap<Place, Object<T>>,
     /// The unique name of each service that has any, once it has answered.
@@ -122,7 +118,7 @@ pub(crate) struct Collected<T> {
     too_many: bool,
 }
 
-impl<T: PartialEq> Collected<T> {
+impl<T: PartialEq> DiscoveredObjects<T> {
     pub(crate) fn new(kinds: &'static [Kind]) -> Self {
         Self {
             kinds,
@@ -229,7 +225,7 @@ impl<T: PartialEq> Collected<T> {
         Ok(Gathered { calls, rests })
     }
 
-    /// When to call [`Collected::tick`] next.
+    /// When to call [`DiscoveredObjects::tick`] next.
     pub(crate) fn wake_at(&self) -> Option<Time> {
         let objects = self.objects.values().filter_map(|object| object.retry.wake_at()).min();
         let asked = earlier(self.awaited.wake_at(), earlier(self.list_again.wake_at(), objects));
@@ -361,52 +357,30 @@ impl<T: PartialEq> Collected<T> {
     }
 
     /// A signal, of whatever kind and from whomever.
-    pub(crate) fn signalled(&mut self, signal: &Message) -> zbus::Result<Vec<Message>> {
+    pub(crate) fn signalled(&mut self, signal: &Signal<'_>) -> zbus::Result<Vec<Message>> {
         let mut calls = Vec::new();
-        let header = signal.header();
-        let (Some(sender), Some(path), Some(member)) = (header.sender(), header.path(), header.member())
-        else {
-            return Ok(calls);
-        };
-        let sender = sender.as_str();
-        let body = signal.body();
-        match member.as_str() {
-            "NameOwnerChanged" if sender == BUS => {
-                if let Ok((name, _, new)) = body.deserialize::<(&str, &str, &str)>() {
-                    self.owner_changed(name, new, &mut calls)?;
-                }
-            }
+        match &signal.news {
+            News::Owner { name, owner } => self.owner_changed(name, owner, &mut calls)?,
             // A service has come, and the mapper knows by now what it has. Others than those that have objects do not matter
             // once there are any.
-            INTROSPECTED if self.mapper.is(sender) => {
-                let name = body.deserialize::<&str>();
-                if self.objects.is_empty() || name.is_ok_and(|name| self.services.contains_key(name)) {
+            News::Introspected { service } if self.mapper.is(signal.sender) => {
+                if self.objects.is_empty() || self.services.contains_key(*service) {
                     calls.extend(self.list()?);
                 }
             }
-            "InterfacesAdded" => {
-                type Added<'a> = (ObjectPath<'a>, BTreeMap<&'a str, BTreeMap<&'a str, Variant<'a>>>);
-                if let Ok((path, interfaces)) = body.deserialize::<Added<'_>>() {
-                    self.came_or_went(sender, path.as_str(), &interfaces.into_keys().collect(), &mut calls)?;
-                }
+            News::Added { path, interfaces } | News::Removed { path, interfaces } => {
+                self.came_or_went(signal.sender, path.as_str(), interfaces, &mut calls)?;
             }
-            "InterfacesRemoved" => {
-                if let Ok((path, interfaces)) = body.deserialize::<(ObjectPath<'_>, Vec<&str>)>() {
-                    self.came_or_went(sender, path.as_str(), &interfaces.into_iter().collect(), &mut calls)?;
-                }
-            }
-            "PropertiesChanged" => {
-                let Ok(interface) = body.deserialize_ignore_signature::<&str>() else { return Ok(calls) };
-                for (place, object) in
-                    self.objects.iter_mut().filter(|(place, _)| place.path == path.as_str())
-                {
+            News::Changed { interface, .. } => {
+                let at_path = self.objects.iter_mut().filter(|(place, _)| place.path == signal.path);
+                for (place, object) in at_path {
                     let owner = self.services.get(&place.service).and_then(Option::as_deref);
-                    let of_kind = self.kinds.get(place.kind).is_some_and(|kind| kind.read == interface);
-                    object.stale |= of_kind && owner == Some(sender);
+                    let of_kind = self.kinds.get(place.kind).is_some_and(|kind| kind.read == *interface);
+                    object.stale |= of_kind && owner == Some(signal.sender);
                 }
                 calls = self.read()?;
             }
-            _ => {}
+            News::Introspected { .. } | News::JobRemoved { .. } | News::Nothing => {}
         }
         Ok(calls)
     }
@@ -416,10 +390,10 @@ impl<T: PartialEq> Collected<T> {
         &mut self,
         sender: &str,
         path: &str,
-        interfaces: &BTreeSet<&str>,
+        interfaces: &[&str],
         calls: &mut Vec<Message>,
     ) -> zbus::Result<()> {
-        if !path.starts_with(ROOT) || !self.kinds.iter().any(|kind| interfaces.contains(kind.carries)) {
+        if !path.starts_with(ROOT) || !self.kinds.iter().any(|kind| interfaces.contains(&kind.carries)) {
             return Ok(());
         }
         for (place, object) in self.objects.iter_mut().filter(|(place, _)| place.path == path) {

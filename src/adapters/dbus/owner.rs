@@ -10,7 +10,7 @@ use zbus::Connection;
 
 use crate::adapters::{
     acpi_object::BUS_NAME,
-    peer::{BUS, BUS_PATH},
+    dbus::names::{BUS, BUS_PATH},
 };
 
 /// A bus that takes longer does not hold up the exit.

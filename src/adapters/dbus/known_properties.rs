@@ -11,15 +11,14 @@ use std::{
     num::NonZeroU32,
 };
 
-use zbus::{Message, ObjectPath, Variant};
+use zbus::{Message, Variant};
 
 use crate::{
-    adapters::{
-        names::PROPERTIES,
-        peer::{
-            self, BUS, INTROSPECTED, MAPPER, Moment, Pending, Says, Speaker, call_bus, changes, earlier,
-            introspected, objects, owner_changes, subscribe, who_serves,
-        },
+    adapters::dbus::{
+        calls::{self, call_bus, changes, introspected, objects, owner_changes, subscribe, who_serves},
+        names::{MAPPER, PROPERTIES},
+        peer::{Moment, Pending, Says, Speaker, earlier},
+        signal::{News, Signal},
     },
     logic::{patience::Backoff, time::Time},
 };
@@ -106,7 +105,7 @@ pub(crate) struct Told {
 
 /// The properties of one adapter, by their position.
 #[derive(Debug, Default)]
-pub(crate) struct Watched {
+pub(crate) struct KnownProperties {
     items: Vec<Item>,
     awaited: Pending<Awaited>,
     mapper: Speaker,
@@ -114,7 +113,7 @@ pub(crate) struct Watched {
     followed: BTreeSet<String>,
 }
 
-impl Watched {
+impl KnownProperties {
     /// Follows one more; its position.
     pub(crate) fn add(&mut self, path: &str, interface: &'static str, property: &'static str) -> usize {
         let path = path.to_owned();
@@ -196,7 +195,7 @@ impl Watched {
     pub(crate) fn get(&self, index: usize) -> zbus::Result<Option<Message>> {
         let Some(item) = self.items.get(index) else { return Ok(None) };
         let Some(service) = &item.service else { return Ok(None) };
-        peer::get(service, &item.path, item.interface, item.property).map(Some)
+        calls::get(service, &item.path, item.interface, item.property).map(Some)
     }
 
     /// A call that Sets it; `None` if nobody has it.
@@ -238,7 +237,7 @@ impl Watched {
         Ok(told)
     }
 
-    /// When to call [`Watched::tick`] next.
+    /// When to call [`KnownProperties::tick`] next.
     pub(crate) fn wake_at(&self) -> Option<Time> {
         let of = |item: &Item| earlier(item.service_is.retry.wake_at(), item.value_is.retry.wake_at());
         earlier(self.awaited.wake_at(), self.items.iter().filter_map(of).min())
@@ -306,51 +305,49 @@ impl Watched {
     }
 
     /// A signal, of whatever kind and from whomever.
-    pub(crate) fn signalled(&mut self, signal: &Message) -> zbus::Result<Told> {
+    pub(crate) fn signalled(&mut self, signal: &Signal<'_>) -> zbus::Result<Told> {
         let mut told = Told::default();
-        if self.items.is_empty() {
-            return Ok(told);
-        }
-        let header = signal.header();
-        let (Some(sender), Some(path), Some(member)) = (header.sender(), header.path(), header.member())
-        else {
-            return Ok(told);
-        };
-        let body = signal.body();
-        match member.as_str() {
-            "NameOwnerChanged" if sender.as_str() == BUS => {
-                if let Ok((name, _, new)) = body.deserialize::<(&str, &str, &str)>() {
-                    self.owner_changed(name, new, &mut told)?;
-                }
-            }
+        match &signal.news {
+            News::Owner { name, owner } => self.owner_changed(name, owner, &mut told)?,
             // A service has come, and the mapper knows by now what it has. (When its name gets an owner, it does not.)
-            INTROSPECTED if self.mapper.is(sender.as_str()) => {
+            News::Introspected { .. } if self.mapper.is(signal.sender) => {
                 for index in 0..self.items.len() {
                     if self.items.get(index).is_some_and(|item| item.service.is_none() || item.left) {
                         told.calls.extend(self.look_up(index)?);
                     }
                 }
             }
-            "InterfacesAdded" => {
-                if let Ok(announced) = body.deserialize_ignore_signature::<ObjectPath<'_>>() {
-                    for index in self.at(announced.as_str()) {
-                        told.calls.extend(self.look_up(index)?);
+            News::Added { path, .. } => {
+                for index in self.at(path.as_str()) {
+                    told.calls.extend(self.look_up(index)?);
+                }
+            }
+            News::Removed { path, interfaces } => {
+                self.removed(signal.sender, path.as_str(), interfaces, &mut told);
+            }
+            News::Changed { interface, values, invalidated } => {
+                for index in self.at(signal.path) {
+                    let Some(item) = self.items.get_mut(index) else { continue };
+                    if item.interface != *interface || item.owner.as_deref() != Some(signal.sender) {
+                        continue;
+                    }
+                    if let Some(value) = values.get(item.property) {
+                        item.value = Some(Plain::of(value));
+                        told.news.push((index, item.value.clone()));
+                    } else if invalidated.contains(&item.property) {
+                        told.calls.extend(self.read(index)?);
                     }
                 }
             }
-            "InterfacesRemoved" => {
-                if let Ok((removed, interfaces)) = body.deserialize::<(ObjectPath<'_>, Vec<&str>)>() {
-                    self.removed(sender.as_str(), removed.as_str(), &interfaces, &mut told);
-                }
-            }
-            "PropertiesChanged" => {
-                if let Ok(changed) = body.deserialize() {
-                    self.changed(sender.as_str(), path.as_str(), changed, &mut told)?;
-                }
-            }
-            _ => {}
+            News::Introspected { .. } | News::JobRemoved { .. } | News::Nothing => {}
         }
         Ok(told)
+    }
+
+    /// The same, of a message.
+    #[cfg(test)]
+    pub(crate) fn hear(&mut self, signal: &Message) -> zbus::Result<Told> {
+        Signal::read(signal, |signal| self.signalled(signal))
     }
 
     fn removed(&mut self, sender: &str, path: &str, interfaces: &[&str], told: &mut Told) {
@@ -361,28 +358,6 @@ impl Watched {
                 told.news.push((index, None));
             }
         }
-    }
-
-    fn changed(
-        &mut self,
-        sender: &str,
-        path: &str,
-        (interface, changed, invalidated): (&str, BTreeMap<&str, Variant<'_>>, Vec<&str>),
-        told: &mut Told,
-    ) -> zbus::Result<()> {
-        for index in self.at(path) {
-            let Some(item) = self.items.get_mut(index) else { continue };
-            if item.interface != interface || item.owner.as_deref() != Some(sender) {
-                continue;
-            }
-            if let Some(value) = changed.get(item.property) {
-                item.value = Some(Plain::of(value));
-                told.news.push((index, item.value.clone()));
-            } else if invalidated.contains(&item.property) {
-                told.calls.extend(self.read(index)?);
-            }
-        }
-        Ok(())
     }
 
     /// The items at this path.
@@ -422,67 +397,6 @@ impl Watched {
             }
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-pub(crate) mod doubles {
-    //! Messages as a bus and its services send them.
-
-    use super::*;
-    pub(crate) use crate::adapters::peer::serial_of as serial;
-
-    /// A reply of `sender` to this call.
-    pub(crate) fn reply<B>(call: &Message, sender: &str, body: &B) -> Message
-    where
-        B: zbus::export::serde::Serialize + zbus::DynamicType,
-    {
-        Message::method_return(&call.header()).sender(sender).build(body).unwrap()
-    }
-
-    /// The mapper's answer: this service has it.
-    pub(crate) fn owned_by(call: &Message, service: &str) -> Message {
-        let services: BTreeMap<&str, Vec<&str>> = [(service, Vec::new())].into();
-        reply(call, ":1.1", &services)
-    }
-
-    /// An error in place of a reply.
-    pub(crate) fn failed(call: &Message) -> Message {
-        refused(call, "xyz.openbmc_project.Common.Error.ResourceNotFound")
-    }
-
-    /// This error in place of a reply.
-    pub(crate) fn refused(call: &Message, error: &'static str) -> Message {
-        Message::error(&call.header(), error).sender(":1.1").build(&("no",)).unwrap()
-    }
-
-    /// PropertiesChanged of one property.
-    pub(crate) fn changed(
-        sender: &str,
-        path: &str,
-        interface: &str,
-        property: &str,
-        value: Variant<'_>,
-    ) -> Message {
-        let values: BTreeMap<&str, Variant<'_>> = [(property, value)].into();
-        Message::signal(path, PROPERTIES, "PropertiesChanged")
-            .sender(sender)
-            .build(&(interface, values, Vec::<&str>::new()))
-            .unwrap()
-    }
-
-    /// NameOwnerChanged.
-    pub(crate) fn owner(name: &str, new: &str) -> Message {
-        Message::signal("/org/freedesktop/DBus", BUS, "NameOwnerChanged")
-            .sender(BUS)
-            .build(&(name, "", new))
-            .unwrap()
-    }
-
-    /// The calls to this member.
-    pub(crate) fn calls<'a>(calls: &'a [Message], member: &str) -> Vec<&'a Message> {
-        let is = |call: &&Message| call.header().member().is_some_and(|m| m.as_str() == member);
-        calls.iter().filter(is).collect()
     }
 }
 

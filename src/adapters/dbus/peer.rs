@@ -6,24 +6,11 @@ use std::{num::NonZeroU32, time::Duration};
 use zbus::{Message, message::Type, names::UniqueName};
 
 use crate::{
-    adapters::names::{OBJECT_MANAGER, PROPERTIES},
+    adapters::dbus::{calls::serial_of, names::BUS, signal::Signal},
     logic::{event::Event, time::Time},
     shell::permits::HostIndex,
 };
 
-/// The bus driver's name.
-pub(crate) const BUS: &str = "org.freedesktop.DBus";
-/// The bus driver's object.
-pub(crate) const BUS_PATH: &str = "/org/freedesktop/DBus";
-/// The object mapper.
-pub(crate) const MAPPER: &str = "xyz.openbmc_project.ObjectMapper";
-/// Its object.
-pub(crate) const MAPPER_PATH: &str = "/xyz/openbmc_project/object_mapper";
-/// Where the mapper says that it has looked at a new service (phosphor-objmgr:src/main.cpp,
-/// `sendIntrospectionCompleteSignal`).
-pub(crate) const MAPPER_PRIVATE: &str = "xyz.openbmc_project.ObjectMapper.Private";
-/// Its signal there, with the service's name.
-pub(crate) const INTROSPECTED: &str = "IntrospectionComplete";
 /// The error that stands in the place of an answer that is not believed; its text says why.
 pub(crate) const NOT_BELIEVED: &str = "xyz.openbmc_project.ACPIPowerState.NotBelieved";
 
@@ -47,31 +34,29 @@ impl Outcome {
 ///
 /// It may be absent, appear, restart, answer errors or never; none of that is an error here. One is returned only where a message
 /// cannot be built.
-pub(crate) trait Peer: Send {
+pub(crate) trait Peer: std::fmt::Debug + Send {
     /// The calls to begin with: subscribed first, asked afterwards.
-    fn start(&mut self) -> zbus::Result<Vec<Message>> {
-        Ok(Vec::new())
-    }
+    fn start(&mut self) -> zbus::Result<Vec<Message>>;
 
     /// A reply; `None` if it is not one to a call of ours.
     fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Outcome>>;
 
     /// A signal, of whatever kind and from whomever. A bus may deliver one that nobody subscribed to (it was addressed to us): who
     /// sent it has to be looked at each time.
-    fn signalled(&mut self, _signal: &Message) -> zbus::Result<Outcome> {
-        Ok(Outcome::default())
+    fn signalled(&mut self, signal: &Signal<'_>) -> zbus::Result<Outcome>;
+
+    /// The same, of a message.
+    #[cfg(test)]
+    fn hear(&mut self, signal: &Message) -> zbus::Result<Outcome> {
+        Signal::read(signal, |signal| self.signalled(signal))
     }
 
     /// It is so late. Called at [`Peer::wake_at`], and after everything else that was called here: who has to wait for something
     /// learns by this from when on.
-    fn tick(&mut self, _now: Moment) -> zbus::Result<Outcome> {
-        Ok(Outcome::default())
-    }
+    fn tick(&mut self, now: Moment) -> zbus::Result<Outcome>;
 
     /// When [`Peer::tick`] is to be called next, if nothing happens before.
-    fn wake_at(&self) -> Option<Time> {
-        None
-    }
+    fn wake_at(&self) -> Option<Time>;
 }
 
 /// A time on the daemon's clock.
@@ -239,60 +224,6 @@ impl Says {
     }
 }
 
-/// A call to the bus driver.
-pub(crate) fn call_bus<B>(member: &str, body: &B) -> zbus::Result<Message>
-where
-    B: zbus::export::serde::Serialize + zbus::DynamicType,
-{
-    Message::method_call(BUS_PATH, member).destination(BUS).interface(BUS).build(body)
-}
-
-/// Subscribes to signals by this rule.
-pub(crate) fn subscribe(rule: &str) -> zbus::Result<Message> {
-    call_bus("AddMatch", &rule)
-}
-
-/// The rule that tells who owns a name.
-pub(crate) fn owner_changes(name: &str) -> String {
-    format!("type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged',arg0='{name}'")
-}
-
-/// The rule that tells when the mapper knows a new service.
-pub(crate) fn introspected() -> String {
-    format!("type='signal',interface='{MAPPER_PRIVATE}',member='{INTROSPECTED}'")
-}
-
-/// The rule that tells when an object at this path is announced (`InterfacesAdded`) or removed; below it too if it ends with a slash.
-pub(crate) fn objects(member: &str, path: &str) -> String {
-    format!("type='signal',interface='{OBJECT_MANAGER}',member='{member}',arg0path='{path}'")
-}
-
-/// The rule that tells of the changes of this interface at this path.
-pub(crate) fn changes(path: &str, interface: &str) -> String {
-    format!(
-        "type='signal',interface='{PROPERTIES}',member='PropertiesChanged',path='{path}',arg0='{interface}'"
-    )
-}
-
-/// Asks the mapper who serves this interface at this path.
-pub(crate) fn who_serves(path: &str, interface: &str) -> zbus::Result<Message> {
-    Message::method_call(MAPPER_PATH, "GetObject")
-        .destination(MAPPER)
-        .interface(MAPPER)
-        .build(&(path, [interface].as_slice()))
-}
-
-/// Reads a property of a service.
-pub(crate) fn get(service: &str, path: &str, interface: &str, property: &str) -> zbus::Result<Message> {
-    let call = Message::method_call(path, "Get").destination(service).interface(PROPERTIES);
-    call.build(&(interface, property))
-}
-
-/// The serial by which its reply is known.
-pub(crate) fn serial_of(call: &Message) -> NonZeroU32 {
-    call.primary_header().serial_num()
-}
-
 /// This many seconds on a clock that runs as fast as life.
 #[cfg(test)]
 pub(crate) fn moment(seconds: u64) -> Moment {
@@ -302,6 +233,7 @@ pub(crate) fn moment(seconds: u64) -> Moment {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapters::dbus::calls::call_bus;
 
     fn call() -> Message {
         call_bus("GetId", &()).unwrap()

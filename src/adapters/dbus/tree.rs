@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The tree of our objects, and where its managers sit.
 
-use crate::adapters::{acpi_object::AcpiObject, objects::Object, sensor_objects::SensorObject};
+use crate::adapters::{acpi_object::AcpiObject, dbus::object::Object, sensor_objects::SensorObject};
 
 /// All objects.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        adapters::objects::{Access, Method, Property},
+        adapters::dbus::object::{Access, Method, Property},
         config::{Device, Group, Sensor, Source},
         logic::{acpi::AcpiState, cause::Cause, view::View},
     };

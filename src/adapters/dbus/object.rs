@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use zbus::{Message, Variant};
 
-use crate::{adapters::names::PROPERTIES, logic::acpi::AcpiState, shell::permits::HostIndex};
+use crate::{adapters::dbus::names::PROPERTIES, logic::acpi::AcpiState, shell::permits::HostIndex};
 
 /// Whether a property can be Set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

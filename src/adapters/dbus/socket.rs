@@ -29,7 +29,7 @@ use zbus::{
     export::async_trait::async_trait,
 };
 
-use crate::adapters::sub_tree::SubTree;
+use crate::adapters::dbus::sub_tree::SubTree;
 
 /// Bytes of the part of a header that has a fixed place: byte order, type, flags, version, and the lengths of body and fields.
 const FIXED: usize = 16;
