@@ -47,7 +47,7 @@ use crate::{
         dimm_inventory::DimmInventory,
         event_log::EventLog,
         fan_config::FanConfig,
-        fans::Fans,
+        fans::FanControl,
         i2c::LinuxBuses,
         mapper::Mapper,
         peers::Peers,
@@ -216,9 +216,9 @@ impl Daemon {
         let parts = Parts { supervisor, tree, peers, trust: trust(&hosts), storage, clock };
         let bus = Bus::new(connection, parts, to_loop.clone(), outputs);
 
-        let lines = wiring.lines(Path::new(SYSFS));
+        let lanes = wiring.lanes(Path::new(SYSFS));
         let wires = Wires::new(&wiring.buses, Arc::clone(&i2c), to_loop.clone());
-        let poller = Poller::start(lines, &i2c, wires, &permits, clock, &to_loop)
+        let poller = Poller::start(lanes, &i2c, wires, &permits, clock, &to_loop)
             .map_err(|error| Error::Start("bus threads", error))?;
 
         if let Some(directory) = self.entity_manager {
@@ -311,7 +311,7 @@ fn peers(
         power_state: PowerState::new(ids()),
         systemd: Systemd::new(targets, quiesce),
         mapper: Mapper::new(tree.acpi.iter().map(|object| object.path().to_owned())),
-        fans: Fans::new(hosts.iter().map(|host| &host.fans), held, left),
+        fans: FanControl::new(hosts.iter().map(|host| &host.fans), held, left),
         boot_progress: BootProgress::new(ids()),
         cpu_power: CpuPower::new(hosts.iter().map(|host| host.cpu_power_sensor.as_deref())),
         fan_config: FanConfig::new(tree.sensors.iter().map(|object| (object.path(), object.host()))),

@@ -40,14 +40,14 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// The log.
 pub(crate) struct Log {
     level: LevelFilter,
-    way: Way,
+    way: Sink,
     /// Lines that could not be written and are not accounted for yet.
     lost: AtomicU32,
     /// There are some.
     losing: Notify,
 }
 
-enum Way {
+enum Sink {
     Journal(UnixDatagram),
     /// Held from the question to the line: our threads do not take each other's room.
     Stderr(Mutex<()>),
@@ -58,7 +58,7 @@ pub(crate) fn init(level: LevelFilter) -> Arc<Log> {
     // Set by systemd when standard error is the journal.
     let as_service = std::env::var_os("JOURNAL_STREAM").is_some();
     let journal = as_service.then(journal).and_then(Result::ok);
-    let way = journal.map_or_else(|| Way::Stderr(Mutex::default()), Way::Journal);
+    let way = journal.map_or_else(|| Sink::Stderr(Mutex::default()), Sink::Journal);
     let log = Arc::new(Log { level, way, lost: AtomicU32::new(0), losing: Notify::new() });
     // Fails only if there is a log already.
     tracing::subscriber::set_global_default(Arc::clone(&log)).unwrap_or_default();
@@ -91,7 +91,7 @@ impl Log {
         if lost == 0 {
             return true;
         }
-        let line = Line {
+        let line = Entry {
             message: format!("{lost} lines of the log were lost: nobody took them"),
             fields: Vec::new(),
         };
@@ -103,16 +103,16 @@ impl Log {
     }
 
     /// At once, or not at all.
-    fn write(&self, level: Level, line: Line) -> io::Result<()> {
-        let Line { message, mut fields } = line;
+    fn write(&self, level: Level, line: Entry) -> io::Result<()> {
+        let Entry { message, mut fields } = line;
         match &self.way {
-            Way::Journal(socket) => {
+            Sink::Journal(socket) => {
                 put(&mut fields, "PRIORITY", priority(level));
                 put(&mut fields, "SYSLOG_IDENTIFIER", env!("CARGO_PKG_NAME"));
                 put(&mut fields, "MESSAGE", &message);
                 socket.send_to(&fields, JOURNAL).map(drop)
             }
-            Way::Stderr(turn) => {
+            Sink::Stderr(turn) => {
                 let line = format!("{level:>5} {message}");
                 let line = format!("{}\n", shortened(&line, LONGEST - 1));
                 let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
@@ -140,8 +140,8 @@ impl Subscriber for Log {
     }
 
     fn event(&self, event: &Event<'_>) {
-        let mut line = Line { message: String::new(), fields: Vec::new() };
-        if let Way::Journal(_) = self.way {
+        let mut line = Entry { message: String::new(), fields: Vec::new() };
+        if let Sink::Journal(_) = self.way {
             let metadata = event.metadata();
             put(&mut line.fields, "CODE_FILE", metadata.file().unwrap_or_default());
             put(&mut line.fields, "CODE_LINE", &metadata.line().unwrap_or_default().to_string());
@@ -166,12 +166,12 @@ impl Subscriber for Log {
 
 /// One line: what a person reads, and the fields for machines as journald takes them. They keep their own names: `MESSAGE_ID`, `HOST`,
 /// `ACPI_STATE`.
-struct Line {
+struct Entry {
     message: String,
     fields: Vec<u8>,
 }
 
-impl Visit for Line {
+impl Visit for Entry {
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "message" {
             value.clone_into(&mut self.message);

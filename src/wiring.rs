@@ -14,7 +14,7 @@ use crate::{
     shell::{
         event_loop::need,
         permits::{BusId, Closings, HostIndex, Need},
-        poller::{Line, Source, Wire},
+        poller::{Lane, Reader, Wire},
     },
 };
 
@@ -92,20 +92,20 @@ impl Wiring {
     /// What each bus thread has to do; `sysfs` is where the kernel shows its devices. A thread for each I2C bus; the files
     /// share a few, and those of one device (one directory) one: a file that hangs takes its device's with it, and those of
     /// the devices that share its thread, but not all.
-    pub(crate) fn lines(&self, sysfs: &Path) -> Vec<Line> {
+    pub(crate) fn lanes(&self, sysfs: &Path) -> Vec<Lane> {
         let of_i2c = |(position, (bus, manner)): (usize, (&(BusId, Vec<HostIndex>), &Manner))| {
             let BusId::I2c(number) = bus.0 else { return None };
             let here = self.sensors.iter().enumerate().filter(|(_, (_, placed))| placed.bus == position);
             let sensors = here.map(|(index, (sensor, placed))| {
                 wire(index, sensor, &bus.0, placed.host, manner.spd_page, sysfs)
             });
-            Some(Line { i2c: Some((number, manner.timeout)), sensors: sensors.collect() })
+            Some(Lane { i2c: Some((number, manner.timeout)), sensors: sensors.collect() })
         };
         let i2c = self.buses.iter().zip(&self.manners).enumerate().filter_map(of_i2c);
-        let mut lines: Vec<Line> = i2c.filter(|line| !line.sensors.is_empty()).collect();
+        let mut lanes: Vec<Lane> = i2c.filter(|lane| !lane.sensors.is_empty()).collect();
 
         let mut devices = BTreeMap::new();
-        let mut of_files: Vec<Line> = Vec::new();
+        let mut of_files: Vec<Lane> = Vec::new();
         for (index, (sensor, placed)) in self.sensors.iter().enumerate() {
             let config::Source::File(path) = &sensor.source else { continue };
             let Some((bus, _)) = self.buses.get(placed.bus) else { continue };
@@ -113,12 +113,12 @@ impl Wiring {
             let thread = *devices.entry(path.parent()).or_insert(next);
             let wire = wire(index, sensor, bus, placed.host, SpdPage::Report, sysfs);
             match of_files.get_mut(thread) {
-                Some(line) => line.sensors.push(wire),
-                None => of_files.push(Line { i2c: None, sensors: vec![wire] }),
+                Some(lane) => lane.sensors.push(wire),
+                None => of_files.push(Lane { i2c: None, sensors: vec![wire] }),
             }
         }
-        lines.append(&mut of_files);
-        lines
+        lanes.append(&mut of_files);
+        lanes
     }
 }
 
@@ -136,15 +136,15 @@ fn wire(
         config::Source::Device { device, bus, address } => match Chip::new(*device, channel) {
             // A hub that is read in POST too is not written to: the gate may be closed.
             Some(chip) if spd_page == SpdPage::Reset && matches!(need, Need::Gate(_)) => {
-                Source::Chip { address: *address, chip: chip.selecting_page_0() }
+                Reader::Chip { address: *address, chip: chip.selecting_page_0() }
             }
-            Some(chip) => Source::Chip { address: *address, chip },
-            None => Source::File {
+            Some(chip) => Reader::Chip { address: *address, chip },
+            None => Reader::File {
                 address: *address,
                 file: Box::new(Hwmon::device(sysfs, *bus, *address, channel)),
             },
         },
-        config::Source::File(path) => Source::File { address: 0, file: Box::new(Hwmon::file(path)) },
+        config::Source::File(path) => Reader::File { address: 0, file: Box::new(Hwmon::file(path)) },
     };
     Wire {
         sensor: index,
@@ -182,8 +182,8 @@ mod tests {
                 sensors: vec![config::Sensor::new("A".to_owned(), 0, group, source)],
                 ..Settings::default()
             };
-            let mut lines = Wiring::new(&settings).lines(Path::new("/nowhere"));
-            let Some(Source::Chip { chip, .. }) = lines[0].sensors.first_mut().map(|wire| &mut wire.source)
+            let mut lanes = Wiring::new(&settings).lanes(Path::new("/nowhere"));
+            let Some(Reader::Chip { chip, .. }) = lanes[0].sensors.first_mut().map(|wire| &mut wire.source)
             else {
                 panic!("no chip")
             };
@@ -210,10 +210,10 @@ mod tests {
         settings.sensors.push(Sensor::new("A1".to_owned(), 0, Group::Dimm, source));
         let wiring = Wiring::new(&settings);
         assert_eq!(wiring.buses.len(), 1 + 2 * devices, "each file has permits of its own");
-        let mut lines = wiring.lines(Path::new("/sys"));
-        assert_eq!(lines.remove(0).i2c.map(|(number, _)| number), Some(3));
-        assert!(lines.iter().all(|line| line.i2c.is_none()));
-        lines.iter().map(|line| line.sensors.iter().map(|wire| wire.sensor).collect()).collect()
+        let mut lanes = wiring.lanes(Path::new("/sys"));
+        assert_eq!(lanes.remove(0).i2c.map(|(number, _)| number), Some(3));
+        assert!(lanes.iter().all(|lane| lane.i2c.is_none()));
+        lanes.iter().map(|lane| lane.sensors.iter().map(|wire| wire.sensor).collect()).collect()
     }
 
     #[test]

@@ -19,7 +19,7 @@ mod rig;
 
 use acpi_stated::{
     config::{Host, Settings},
-    logic::acpi::{AcpiState, Kind},
+    logic::acpi::{AcpiState, StateKind},
 };
 use peer::{Key, Peer, key};
 use private_bus::PrivateBus;
@@ -93,10 +93,10 @@ impl Expected {
     fn unit(self, host: usize) -> Option<String> {
         let state = match self.state.kind() {
             _ if !self.on => "s5",
-            Kind::Working => "s0",
-            Kind::Post => "s2",
-            Kind::OffLike => "s5",
-            Kind::Sleep | Kind::Unknown => return None,
+            StateKind::Working => "s0",
+            StateKind::Post => "s2",
+            StateKind::OffLike => "s5",
+            StateKind::Sleep | StateKind::Unknown => return None,
         };
         Some(format!("host-{state}-state@{host}.target"))
     }
@@ -184,10 +184,12 @@ async fn a_thousand_transitions_without_cross_talk() {
             0 => {
                 of.on = !of.on;
                 match (of.on, of.state.kind()) {
-                    (false, Kind::Working | Kind::Post | Kind::Unknown) => of.state = AcpiState::S5G2,
-                    (true, Kind::Working | Kind::Sleep) => of.state = AcpiState::S2D2,
-                    (false, Kind::OffLike | Kind::Sleep)
-                    | (true, Kind::OffLike | Kind::Post | Kind::Unknown) => {}
+                    (false, StateKind::Working | StateKind::Post | StateKind::Unknown) => {
+                        of.state = AcpiState::S5G2;
+                    }
+                    (true, StateKind::Working | StateKind::Sleep) => of.state = AcpiState::S2D2,
+                    (false, StateKind::OffLike | StateKind::Sleep)
+                    | (true, StateKind::OffLike | StateKind::Post | StateKind::Unknown) => {}
                 }
                 power.change(chassis(host), chassis_is(of.on)).await;
             }

@@ -20,10 +20,10 @@ use acpi_stated::logic::{
     diagnosis::{CpuPower, Diagnosis},
     effect::{BootStage, Effect, Target, UnitOrder},
     event::{Event, SetId},
-    evidence::{Chassis, Found, Host, Os},
+    evidence::{Chassis, Found, HostState, Os},
     history::Transition,
     machine::Machine,
-    policy::{self, FanLevel, Fans, SensorMode},
+    policy::{self, FanDemand, FanLevel, SensorMode},
     time::Time,
 };
 
@@ -46,7 +46,7 @@ fn event(text: &str, id: SetId, machine: &Machine) -> Option<Event> {
             Event::Chassis(read)
         }
         ["host", value] => {
-            let read = Host::from_dbus(&member("Host.HostState", value));
+            let read = HostState::from_dbus(&member("Host.HostState", value));
             known(read.is_some() || value == "nonsense");
             Event::Host(read)
         }
@@ -56,7 +56,7 @@ fn event(text: &str, id: SetId, machine: &Machine) -> Option<Event> {
             Event::Found(Found::Chassis(read.expect("a value of the interface")))
         }
         ["found", "host", value] => {
-            let read = Host::from_dbus(&member("Host.HostState", value));
+            let read = HostState::from_dbus(&member("Host.HostState", value));
             Event::Found(Found::Host(read.expect("a value of the interface")))
         }
         ["found", "os", value] => {
@@ -305,10 +305,10 @@ fn mode(mode: SensorMode) -> &'static str {
     }
 }
 
-fn fans(fans: Fans) -> String {
+fn fans(fans: FanDemand) -> String {
     match fans {
-        Fans::Free => "free".into(),
-        Fans::Held { level, at_least_found } => {
+        FanDemand::Free => "free".into(),
+        FanDemand::Held { level, at_least_found } => {
             let level = match level {
                 FanLevel::S2 => "s2",
                 FanLevel::Stall => "stall",

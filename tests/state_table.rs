@@ -11,13 +11,13 @@ use std::{fmt::Write as _, fs, path::Path, time::Duration};
 use acpi_stated::{
     config,
     logic::{
-        acpi::{AcpiState, Kind},
+        acpi::{AcpiState, StateKind},
         cause::Cause,
         effect::{BootStage, Effect, Target, UnitOrder},
         event::{Event, SetId},
-        evidence::{Chassis, Host, Os},
+        evidence::{Chassis, HostState, Os},
         machine::Machine,
-        policy::{self, FanLevel, Fans, SensorMode},
+        policy::{self, FanDemand, FanLevel, SensorMode},
         time::Time,
     },
 };
@@ -42,7 +42,7 @@ impl Bench {
         );
         let mut bench = Self { machine, now: Time::ZERO, unit: None, progress: None };
         bench.does(Event::Chassis(Some(Chassis::On)));
-        bench.does(Event::Host(Some(Host::Running)));
+        bench.does(Event::Host(Some(HostState::Running)));
         bench.does(set(first));
         bench.does(set(state));
         bench
@@ -107,8 +107,8 @@ const PLAIN: config::Evidence = config::Evidence {
 
 const OFF: (Event, u64) = (Event::Chassis(Some(Chassis::Off)), 0);
 const ON: (Event, u64) = (Event::Chassis(Some(Chassis::On)), 0);
-const RUNNING: (Event, u64) = (Event::Host(Some(Host::Running)), 4);
-const HOST_OFF: (Event, u64) = (Event::Host(Some(Host::Off)), 1);
+const RUNNING: (Event, u64) = (Event::Host(Some(HostState::Running)), 4);
+const HOST_OFF: (Event, u64) = (Event::Host(Some(HostState::Off)), 1);
 
 #[rustfmt::skip]
 fn happenings() -> Vec<Happening> {
@@ -131,9 +131,9 @@ fn happenings() -> Vec<Happening> {
         row("host Off for 20 s (`host_off_is_off`)", by_host, &[(HOST_OFF.0, 20)], [host_off, host_off, None, None,     host_off]),
         row("host Off, Running for 4 s",         PLAIN,   &[HOST_OFF, RUNNING], stays),
         row("host Off, Running for 5 s",         PLAIN,   &[HOST_OFF, (RUNNING.0, 5)], [reset, reset, None,    reset,    reset]),
-        row("host Quiesced for an hour",         PLAIN,   &[(Event::Host(Some(Host::Halted)), 3600)], stays),
-        row("host Quiesced, Running for 5 s",    PLAIN,   &[(Event::Host(Some(Host::Halted)), 9), (RUNNING.0, 5)], [reset, reset, None, reset, reset]),
-        row("host TransitioningToOff, Running",  PLAIN,   &[(Event::Host(Some(Host::TransitioningToOff)), 60), (RUNNING.0, 60)], stays),
+        row("host Quiesced for an hour",         PLAIN,   &[(Event::Host(Some(HostState::Halted)), 3600)], stays),
+        row("host Quiesced, Running for 5 s",    PLAIN,   &[(Event::Host(Some(HostState::Halted)), 9), (RUNNING.0, 5)], [reset, reset, None, reset, reset]),
+        row("host TransitioningToOff, Running",  PLAIN,   &[(Event::Host(Some(HostState::TransitioningToOff)), 60), (RUNNING.0, 60)], stays),
         row("POST complete for 10 s, untrusted", PLAIN,   &[(Event::Os(Some(Os::Complete)), 10)], stays),
         row("POST complete for 10 s",            trusted, &[(Event::Os(Some(Os::Complete)), 10)], stays),
         row("POST complete for 5 min",           trusted, &[(Event::Os(Some(Os::Complete)), 300)], [None, complete, None, None, None]),
@@ -157,11 +157,11 @@ fn every_state_meets_every_event() {
             }
             let [working, post, off, sleep, unknown] = happening.becomes;
             let becomes = match state.kind() {
-                Kind::Working => working,
-                Kind::Post => post,
-                Kind::OffLike => off,
-                Kind::Sleep => sleep,
-                Kind::Unknown => unknown,
+                StateKind::Working => working,
+                StateKind::Post => post,
+                StateKind::OffLike => off,
+                StateKind::Sleep => sleep,
+                StateKind::Unknown => unknown,
             };
             let want = becomes.unwrap_or((state, Cause::HostReport));
             assert_eq!((bench.machine.state(), bench.machine.cause()), want, "{state:?}, {}", happening.what);
@@ -187,13 +187,13 @@ fn every_state_takes_every_set() {
 }
 
 /// The rows of rules 3.1: gate, unit, boot progress.
-fn row_of_3_1(kind: Kind) -> (bool, &'static str, &'static str) {
+fn row_of_3_1(kind: StateKind) -> (bool, &'static str, &'static str) {
     match kind {
-        Kind::Working => (true, "`host-s0-state.target`", "`OSStart`"),
-        Kind::Post => (false, "`host-s2-state.target`", "`PrimaryProcInit`"),
-        Kind::OffLike => (false, "`host-s5-state.target`", "`Unspecified`"),
-        Kind::Sleep => (false, "none", "unchanged"),
-        Kind::Unknown => (false, "none; the active one is stopped", "unchanged"),
+        StateKind::Working => (true, "`host-s0-state.target`", "`OSStart`"),
+        StateKind::Post => (false, "`host-s2-state.target`", "`PrimaryProcInit`"),
+        StateKind::OffLike => (false, "`host-s5-state.target`", "`Unspecified`"),
+        StateKind::Sleep => (false, "none", "unchanged"),
+        StateKind::Unknown => (false, "none; the active one is stopped", "unchanged"),
     }
 }
 
@@ -218,11 +218,11 @@ fn progress(stage: Option<BootStage>) -> &'static str {
     }
 }
 
-fn fans(fans: Fans) -> &'static str {
+fn fans(fans: FanDemand) -> &'static str {
     match fans {
-        Fans::Free => "free",
-        Fans::Held { level: FanLevel::S2, .. } => "`s2_pwm`",
-        Fans::Held { level: FanLevel::Stall, .. } => "`stall_pwm`",
+        FanDemand::Free => "free",
+        FanDemand::Held { level: FanLevel::S2, .. } => "`s2_pwm`",
+        FanDemand::Held { level: FanLevel::Stall, .. } => "`stall_pwm`",
     }
 }
 
@@ -262,12 +262,15 @@ fn state_table() -> String {
         assert_eq!(unit(bench.unit), "`host-s5-state.target`", "{state:?} while Off");
         assert!(matches!(bench.progress, None | Some(BootStage::Unspecified)), "{state:?} while Off");
         let machine = &bench.machine;
-        assert_eq!(fans_and_sensors(machine), (Fans::Free, SensorMode::Unavailable, SensorMode::Unavailable));
+        assert_eq!(
+            fans_and_sensors(machine),
+            (FanDemand::Free, SensorMode::Unavailable, SensorMode::Unavailable)
+        );
     }
     table
 }
 
-fn fans_and_sensors(machine: &Machine) -> (Fans, SensorMode, SensorMode) {
+fn fans_and_sensors(machine: &Machine) -> (FanDemand, SensorMode, SensorMode) {
     (policy::fans(machine), policy::dimm_sensors(machine), policy::thermal_sensors(machine))
 }
 

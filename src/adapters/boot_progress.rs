@@ -62,7 +62,7 @@ enum Awaited {
 }
 
 #[derive(Debug)]
-struct Host {
+struct Progress {
     stage: usize,
     last_update: usize,
     /// What we wrote last.
@@ -83,7 +83,7 @@ struct Host {
 /// The progress of all hosts.
 #[derive(Debug)]
 pub(crate) struct BootProgress {
-    hosts: Vec<Host>,
+    hosts: Vec<Progress>,
     watched: KnownProperties,
     roles: Vec<(HostIndex, Role)>,
     awaited: Pending<Awaited>,
@@ -101,7 +101,7 @@ impl BootProgress {
             let last_update = watched.add(&path, PROGRESS, LAST_UPDATE);
             watched.add(&format!("/xyz/openbmc_project/state/boot/raw{id}"), RAW, "Value");
             roles.extend([(host, Role::Stage), (host, Role::LastUpdate), (host, Role::Raw)]);
-            Host {
+            Progress {
                 stage,
                 last_update,
                 ours: None,
@@ -145,7 +145,7 @@ impl BootProgress {
 
     /// The daemon ends, perhaps with the BMC: a stage of ours that is still there is taken back.
     pub(crate) fn release(&mut self) -> zbus::Result<Vec<Message>> {
-        let still_ours = |(_, of): &(HostIndex, &Host)| {
+        let still_ours = |(_, of): &(HostIndex, &Progress)| {
             !of.theirs && of.ours.is_some_and(|stage| stage != BootStage::Unspecified)
         };
         let all: Vec<_> = self.hosts.iter().enumerate().filter(still_ours).map(|(host, _)| host).collect();

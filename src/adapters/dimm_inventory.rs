@@ -15,7 +15,7 @@ use zbus::Message;
 
 use crate::{
     adapters::dbus::{
-        discovered_objects::{DiscoveredObjects, Kind, Known, Place, Properties, plain},
+        discovered_objects::{Carrier, DiscoveredObjects, Known, Place, Properties, plain},
         peer::{Moment, Outcome, Peer},
         signal::Signal,
     },
@@ -24,8 +24,10 @@ use crate::{
 
 const SMBIOS: &str = "xyz.openbmc_project.Smbios.MDR_V2";
 
-static KINDS: [Kind; 1] =
-    [Kind { carries: "xyz.openbmc_project.Inventory.Item.Dimm", read: "xyz.openbmc_project.Inventory.Item" }];
+static KINDS: [Carrier; 1] = [Carrier {
+    carries: "xyz.openbmc_project.Inventory.Item.Dimm",
+    read: "xyz.openbmc_project.Inventory.Item",
+}];
 
 /// The DIMMs of all hosts.
 #[derive(Debug)]

@@ -25,7 +25,7 @@ use crate::{
         dimm_inventory::DimmInventory,
         event_log::EventLog,
         fan_config::FanConfig,
-        fans::Fans,
+        fans::FanControl,
         mapper::Mapper,
         peers::Peers,
         power_state::PowerState,
@@ -37,8 +37,8 @@ use crate::{
         diagnosis::{CpuPower as Power, Diagnosis, Evidence},
         effect::{BootStage, Target, UnitOrder},
         event::{Epoch, Event},
-        evidence::{Chassis, Host, Os},
-        policy::{FanLevel, Fans as Wanted},
+        evidence::{Chassis, HostState, Os},
+        policy::{FanDemand, FanLevel},
         time::Time,
     },
     shell::held::Held,
@@ -137,7 +137,7 @@ fn peers() -> Peers {
             vec![vec!["a.service".to_owned(), "b.service".to_owned()], vec!["c.service".to_owned()]],
         ),
         mapper: Mapper::new([ACPI_PATH.to_owned()].into_iter()),
-        fans: Fans::new(fans.iter(), Held::default(), vec![ZONES[0].to_owned()]),
+        fans: FanControl::new(fans.iter(), Held::default(), vec![ZONES[0].to_owned()]),
         boot_progress: BootProgress::new([0].into_iter()),
         cpu_power: CpuPower::new([Some(CPU)].into_iter()),
         fan_config: FanConfig::new([(OURS, 0)].into_iter()),
@@ -198,7 +198,7 @@ struct World {
     quiet: [bool; 2],
     /// What systemd was told, in order.
     units: Vec<String>,
-    wanted: [Wanted; 2],
+    wanted: [FanDemand; 2],
     stage: Option<BootStage>,
     drops: [u32; 2],
     /// Entries that were to be resolved and are not; and those that are.
@@ -261,7 +261,7 @@ impl World {
             orders: [None; 2],
             quiet: [false; 2],
             units: Vec::new(),
-            wanted: [Wanted::Free; 2],
+            wanted: [FanDemand::Free; 2],
             stage: None,
             drops: [0; 2],
             open: BTreeSet::new(),
@@ -650,8 +650,8 @@ impl World {
     }
 
     fn order_fans(&mut self, host: usize, number: usize) {
-        let held = |level| Wanted::Held { level, at_least_found: false };
-        self.wanted[host] = [Wanted::Free, held(FanLevel::S2), held(FanLevel::Stall)][number % 3];
+        let held = |level| FanDemand::Held { level, at_least_found: false };
+        self.wanted[host] = [FanDemand::Free, held(FanLevel::S2), held(FanLevel::Stall)][number % 3];
         self.drops[0] = 0;
         if host == 1 {
             self.drops[1] = 0;
@@ -807,9 +807,9 @@ impl World {
 
     fn all_is_said(&self) {
         let level = |host: usize| match self.wanted[host] {
-            Wanted::Free => None,
-            Wanted::Held { level: FanLevel::S2, .. } => Some(160),
-            Wanted::Held { level: FanLevel::Stall, .. } => Some(255),
+            FanDemand::Free => None,
+            FanDemand::Held { level: FanLevel::S2, .. } => Some(160),
+            FanDemand::Held { level: FanLevel::Stall, .. } => Some(255),
         };
         let (first, both) = (level(0), level(0).max(level(1)));
         for (zone, wanted) in ZONES.into_iter().zip([both, level(1)]) {
@@ -862,7 +862,7 @@ impl World {
         let accepts = self.values.get(&accepted) == Some(&Variant::from(vec!["All_DIMMs".to_owned()]));
         let is = [
             Event::Chassis(Chassis::from_dbus(text(STATES[0]))),
-            Event::Host(Host::from_dbus(text(STATES[1]))),
+            Event::Host(HostState::from_dbus(text(STATES[1]))),
             Event::Os(Os::from_dbus(text(STATES[2]))),
             Event::CpuPower(Power::of(*watts)),
             Event::DimmsPresent(Some(u16::try_from(present.count()).unwrap())),

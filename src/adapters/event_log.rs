@@ -116,7 +116,7 @@ const fn level(diagnosis: Diagnosis) -> &'static str {
 
 /// An entry that phosphor-logging has, or will have.
 #[derive(Debug)]
-struct Entry {
+struct LogEntry {
     /// Once it has said so.
     path: Option<String>,
     /// The diagnosis was over before it said so.
@@ -124,11 +124,11 @@ struct Entry {
 }
 
 #[derive(Debug)]
-struct Host {
+struct HostLog {
     id: u32,
     transitions: Bucket,
     once: OncePerBoot,
-    entries: BTreeMap<Diagnosis, Entry>,
+    entries: BTreeMap<Diagnosis, LogEntry>,
 }
 
 /// What a reply is about.
@@ -144,7 +144,7 @@ enum Awaited {
 #[derive(Debug)]
 pub(crate) struct EventLog {
     events: Events,
-    hosts: Vec<Host>,
+    hosts: Vec<HostLog>,
     began: Instant,
     awaited: Pending<Awaited>,
     /// The paths of entries that are to be resolved and are not known to be.
@@ -156,7 +156,7 @@ pub(crate) struct EventLog {
 impl EventLog {
     /// For the hosts of these ids.
     pub(crate) fn new(events: Events, ids: impl Iterator<Item = u32>) -> Self {
-        let hosts = ids.map(|id| Host {
+        let hosts = ids.map(|id| HostLog {
             id,
             transitions: Bucket::new(MOST_AT_ONCE, ONE_EACH),
             once: OncePerBoot::default(),
@@ -254,7 +254,7 @@ impl EventLog {
                 .build(&(message, level(diagnosis), data))?;
             // A logger that does not answer is told no more.
             if let Some(call) = self.awaited.send(call, Awaited::Entry(host, diagnosis)) {
-                of.entries.insert(diagnosis, Entry { path: None, over: false });
+                of.entries.insert(diagnosis, LogEntry { path: None, over: false });
                 calls.push(call);
             }
         }
@@ -273,7 +273,7 @@ impl EventLog {
     /// Says that it is over, if that can be said.
     fn resolve(&mut self, host: HostIndex, diagnosis: Diagnosis) -> zbus::Result<Option<Message>> {
         let Some(of) = self.hosts.get_mut(host) else { return Ok(None) };
-        let Some(Entry { path: Some(path), over: true }) = of.entries.get(&diagnosis) else {
+        let Some(LogEntry { path: Some(path), over: true }) = of.entries.get(&diagnosis) else {
             return Ok(None);
         };
         let call = resolving(path)?;

@@ -20,7 +20,7 @@ use zbus::{Message, Variant};
 
 use crate::{
     adapters::dbus::{
-        discovered_objects::{DiscoveredObjects, Kind, Known, Place, Properties, plain},
+        discovered_objects::{Carrier, DiscoveredObjects, Known, Place, Properties, plain},
         peer::{Moment, Outcome, Peer},
         signal::Signal,
     },
@@ -31,12 +31,12 @@ use crate::{
 const PID: &str = "xyz.openbmc_project.Configuration.Pid";
 const STEPWISE: &str = "xyz.openbmc_project.Configuration.Stepwise";
 
-const fn kind(name: &'static str) -> Kind {
-    Kind { carries: name, read: name }
+const fn kind(name: &'static str) -> Carrier {
+    Carrier { carries: name, read: name }
 }
 
 /// The controllers, and the calculations of a virtual sensor (phosphor-virtual-sensor `src/calculate.cpp`, `calculationIfaces`).
-static KINDS: [Kind; 7] = [
+static KINDS: [Carrier; 7] = [
     kind(PID),
     kind(STEPWISE),
     kind("xyz.openbmc_project.Configuration.Average"),

@@ -32,7 +32,7 @@ use crate::{
     logic::{
         event::Event,
         patience::Backoff,
-        policy::{FanLevel, Fans as Wanted},
+        policy::{FanDemand, FanLevel},
         time::Time,
     },
     shell::{held::Held, permits::HostIndex},
@@ -98,9 +98,9 @@ enum Awaited {
 }
 
 #[derive(Debug)]
-struct Host {
+struct HostFans {
     settings: config::Fans,
-    wanted: Wanted,
+    wanted: FanDemand,
     zones: Vec<usize>,
     pwm: Vec<usize>,
     guards: Vec<usize>,
@@ -108,8 +108,8 @@ struct Host {
 
 /// The zones of all hosts.
 #[derive(Debug, Default)]
-pub(crate) struct Fans {
-    hosts: Vec<Host>,
+pub(crate) struct FanControl {
+    hosts: Vec<HostFans>,
     watched: KnownProperties,
     /// What each item of it is.
     items: Vec<Item>,
@@ -120,7 +120,7 @@ pub(crate) struct Fans {
     held: Held,
 }
 
-impl Fans {
+impl FanControl {
     /// The fans of these hosts; `left` are the zones that a process before this one held.
     pub(crate) fn new<'a>(
         settings: impl Iterator<Item = &'a config::Fans>,
@@ -135,7 +135,7 @@ impl Fans {
             let zones = all(&settings.zones, MODE, MANUAL, Item::Zone(Zone::Free));
             let pwm = all(&settings.pwm, FAN_PWM, TARGET, Item::Pwm(None));
             let guards = all(&settings.guard_sensors, CRITICAL, ALARM_HIGH, Item::Guard);
-            let host = Host { settings: settings.clone(), wanted: Wanted::Free, zones, pwm, guards };
+            let host = HostFans { settings: settings.clone(), wanted: FanDemand::Free, zones, pwm, guards };
             fans.hosts.push(host);
         }
         for path in left {
@@ -186,12 +186,12 @@ impl Fans {
     // ---- Orders ------------------------------------------------------------------------------------
 
     /// What this host's fans are to do from now on.
-    pub(crate) fn order(&mut self, host: HostIndex, wanted: Wanted) -> zbus::Result<Outcome> {
+    pub(crate) fn order(&mut self, host: HostIndex, wanted: FanDemand) -> zbus::Result<Outcome> {
         let mut outcome = Outcome::default();
         let Some(of) = self.hosts.get_mut(host) else { return Ok(outcome) };
         let before = std::mem::replace(&mut of.wanted, wanted);
         let (zones, pwm, guards) = (of.zones.clone(), of.pwm.clone(), of.guards.clone());
-        if before == Wanted::Free && wanted != Wanted::Free {
+        if before == FanDemand::Free && wanted != FanDemand::Free {
             for pwm in pwm {
                 self.remember(pwm, &mut outcome)?;
             }
@@ -227,7 +227,7 @@ impl Fans {
     pub(crate) fn release(&mut self) -> zbus::Result<Vec<Message>> {
         let mut outcome = Outcome::default();
         for host in &mut self.hosts {
-            host.wanted = Wanted::Free;
+            host.wanted = FanDemand::Free;
         }
         for zone in self.zones_in_hand().collect::<Vec<_>>() {
             self.follow(zone, false, &mut outcome)?;
@@ -251,7 +251,8 @@ impl Fans {
 
     /// Brings a zone to what its hosts want.
     fn follow(&mut self, zone: usize, again: bool, outcome: &mut Outcome) -> zbus::Result<()> {
-        let wanted = self.hosts.iter().any(|host| host.wanted != Wanted::Free && host.zones.contains(&zone));
+        let wanted =
+            self.hosts.iter().any(|host| host.wanted != FanDemand::Free && host.zones.contains(&zone));
         let is = self.zone(zone);
         let manual = match (wanted, is) {
             (true, Zone::Held) if !again => return self.set_targets(zone, outcome),
@@ -341,8 +342,8 @@ impl Fans {
 
     /// The speed that a PWM is wanted at.
     fn target(&self, pwm: usize) -> Option<u64> {
-        let of = |host: &Host| {
-            let Wanted::Held { level, at_least_found } = host.wanted else { return None };
+        let of = |host: &HostFans| {
+            let FanDemand::Held { level, at_least_found } = host.wanted else { return None };
             let speed = match level {
                 FanLevel::S2 => host.settings.s2_pwm,
                 FanLevel::Stall => host.settings.stall_pwm,
@@ -456,7 +457,7 @@ impl Fans {
                 }
                 (Some(Item::Guard), Some(Plain::Bool(true))) => {
                     for (index, host) in self.hosts.iter().enumerate() {
-                        if host.guards.contains(&item) && host.wanted != Wanted::Free {
+                        if host.guards.contains(&item) && host.wanted != FanDemand::Free {
                             outcome.events.push((index, Event::GuardAlarm));
                         }
                     }
@@ -505,7 +506,7 @@ impl Fans {
     }
 
     fn set_target_again(&mut self, pwm: usize, outcome: &mut Outcome) -> zbus::Result<()> {
-        let held = |host: &Host| {
+        let held = |host: &HostFans| {
             let confirmed = host.zones.iter().any(|zone| self.zone(*zone) == Zone::Held);
             host.pwm.contains(&pwm) && confirmed
         };
@@ -519,7 +520,7 @@ impl Fans {
     }
 }
 
-impl Peer for Fans {
+impl Peer for FanControl {
     fn start(&mut self) -> zbus::Result<Vec<Message>> {
         self.watched.start()
     }

@@ -31,7 +31,7 @@ use crate::{
 /// One temperature that is read from a file.
 #[derive(Clone, Debug)]
 pub struct Hwmon {
-    place: Place,
+    place: Location,
     /// Where the file was found.
     found: Option<PathBuf>,
     /// That was in this reading.
@@ -51,7 +51,7 @@ enum Attribute {
 }
 
 #[derive(Clone, Debug)]
-enum Place {
+enum Location {
     /// The device at an address of an I2C or I3C bus.
     Device { sysfs: PathBuf, bus: u32, address: u8, attribute: String },
     /// This file.
@@ -63,28 +63,28 @@ impl Hwmon {
     #[must_use]
     pub fn device(sysfs: &Path, bus: u32, address: u8, channel: u8) -> Self {
         let attribute = format!("temp{}_input", channel.max(1));
-        Self::at(Place::Device { sysfs: sysfs.to_owned(), bus, address, attribute })
+        Self::at(Location::Device { sysfs: sysfs.to_owned(), bus, address, attribute })
     }
 
     /// This file.
     #[must_use]
     pub fn file(path: &Path) -> Self {
-        Self::at(Place::File(path.to_owned()))
+        Self::at(Location::File(path.to_owned()))
     }
 
-    const fn at(place: Place) -> Self {
+    const fn at(place: Location) -> Self {
         Self { place, found: None, fresh: false, next: Attribute::Fault }
     }
 
     /// The file of its temperature, as far as it is known or can be found.
     fn input(&mut self) -> Option<PathBuf> {
         match &self.place {
-            Place::File(path) => return Some(path.clone()),
-            Place::Device { sysfs, bus, address, attribute } if self.found.is_none() => {
+            Location::File(path) => return Some(path.clone()),
+            Location::Device { sysfs, bus, address, attribute } if self.found.is_none() => {
                 self.found = find(sysfs, *bus, *address, attribute);
                 self.fresh = true;
             }
-            Place::Device { .. } => {}
+            Location::Device { .. } => {}
         }
         self.found.clone()
     }

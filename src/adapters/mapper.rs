@@ -30,7 +30,7 @@ const MOST_RIVALS: usize = 8;
 
 /// One host's object.
 #[derive(Debug)]
-struct Host {
+struct OwnObject {
     path: String,
     /// Who else serves it, or is taken by ipmid in its place.
     rivals: BTreeSet<String>,
@@ -48,7 +48,7 @@ enum Why {
 /// What is known of rivals.
 #[derive(Debug)]
 pub(crate) struct Mapper {
-    hosts: Vec<Host>,
+    hosts: Vec<OwnObject>,
     awaited: Pending<Why>,
     /// There was a reason to ask since the last question.
     again: bool,
@@ -59,7 +59,7 @@ pub(crate) struct Mapper {
 impl Mapper {
     /// For the objects at these paths, host by host.
     pub(crate) fn new(paths: impl Iterator<Item = String>) -> Self {
-        let hosts = paths.map(|path| Host { path, rivals: BTreeSet::new() }).collect();
+        let hosts = paths.map(|path| OwnObject { path, rivals: BTreeSet::new() }).collect();
         Self { hosts, awaited: Pending::default(), again: false, speaker: Speaker::default() }
     }
 
@@ -78,7 +78,7 @@ impl Mapper {
     fn found(&self, SubTree(served): &SubTree<'_>) -> Vec<BTreeSet<String>> {
         // ipmid takes the lowest path, for whatever host.
         let lowest = self.hosts.iter().map(|host| host.path.as_str()).min();
-        let of = |host: &Host| {
+        let of = |host: &OwnObject| {
             let lowest = lowest == Some(host.path.as_str());
             let rivals = |path: &str| path == host.path || (lowest && path < host.path.as_str());
             let mut found = BTreeSet::new();
@@ -94,7 +94,7 @@ impl Mapper {
 
     /// Takes in who the rivals are, host by host: follows those that are new, and says what changed.
     fn become_known(&mut self, found: Vec<BTreeSet<String>>) -> zbus::Result<Outcome> {
-        let all = |hosts: &[Host]| -> BTreeSet<String> {
+        let all = |hosts: &[OwnObject]| -> BTreeSet<String> {
             hosts.iter().flat_map(|host| host.rivals.iter().cloned()).collect()
         };
         let before = all(&self.hosts);
@@ -150,7 +150,7 @@ impl Mapper {
 
     /// This name has an owner no more.
     fn left(&mut self, name: &str) -> zbus::Result<Outcome> {
-        let without = |host: &Host| host.rivals.iter().filter(|rival| *rival != name).cloned().collect();
+        let without = |host: &OwnObject| host.rivals.iter().filter(|rival| *rival != name).cloned().collect();
         let found = self.hosts.iter().map(without).collect();
         self.become_known(found)
     }
@@ -163,7 +163,7 @@ impl Mapper {
 impl Peer for Mapper {
     fn start(&mut self) -> zbus::Result<Vec<Message>> {
         let mut calls = vec![subscribe(&owner_changes(MAPPER))?, subscribe(&introspected())?];
-        for Host { path, .. } in &self.hosts {
+        for OwnObject { path, .. } in &self.hosts {
             calls.push(subscribe(&objects("InterfacesAdded", path))?);
             calls.push(subscribe(&objects("InterfacesRemoved", path))?);
         }

@@ -19,7 +19,7 @@ use crate::{
         dimm_inventory::DimmInventory,
         event_log::EventLog,
         fan_config::FanConfig,
-        fans::Fans,
+        fans::FanControl,
         mapper::Mapper,
         power_state::PowerState,
         systemd::Systemd,
@@ -37,7 +37,7 @@ pub(crate) struct Peers {
     /// Whether somebody else has our objects (openbmc 1.6).
     pub(crate) mapper: Mapper,
     /// Fan control's zones and PWMs (openbmc 4).
-    pub(crate) fans: Fans,
+    pub(crate) fans: FanControl,
     /// Boot progress, read and written (openbmc 6).
     pub(crate) boot_progress: BootProgress,
     /// The sensors of CPU power.

@@ -25,7 +25,7 @@ use crate::{
     },
     logic::{
         event::Event,
-        evidence::{Chassis, Found, Host, Os},
+        evidence::{Chassis, Found, HostState, Os},
         limit::Bucket,
         patience::Backoff,
         time::Time,
@@ -43,13 +43,13 @@ const LINES_EACH: Duration = Duration::from_secs(60);
 /// What a host's three values are, in the order in which they are read: chassis first (rule 9), the host
 /// last, since rule 6 decides as soon as it has both, and must know OS status by then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
+enum Property {
     Chassis,
     Host,
     Os,
 }
 
-impl Kind {
+impl Property {
     const ALL: [Self; 3] = [Self::Chassis, Self::Os, Self::Host];
 
     const fn interface(self) -> &'static str {
@@ -96,7 +96,7 @@ impl Kind {
     fn event(self, value: Option<&str>) -> Event {
         match self {
             Self::Chassis => Event::Chassis(value.and_then(Chassis::from_dbus)),
-            Self::Host => Event::Host(value.and_then(Host::from_dbus)),
+            Self::Host => Event::Host(value.and_then(HostState::from_dbus)),
             Self::Os => Event::Os(value.and_then(Os::from_dbus)),
         }
     }
@@ -105,7 +105,7 @@ impl Kind {
     fn found(self, value: Option<&str>) -> Event {
         let found = match self {
             Self::Chassis => value.and_then(Chassis::from_dbus).map(Found::Chassis),
-            Self::Host => value.and_then(Host::from_dbus).map(Found::Host),
+            Self::Host => value.and_then(HostState::from_dbus).map(Found::Host),
             Self::Os => value.and_then(Os::from_dbus).map(Found::Os),
         };
         found.map_or_else(|| self.event(None), Event::Found)
@@ -114,9 +114,9 @@ impl Kind {
 
 /// One value of one host.
 #[derive(Debug)]
-struct Source {
+struct Followed {
     host: HostIndex,
-    kind: Kind,
+    kind: Property,
     path: String,
     names: Vec<String>,
     /// The unique name whose word counts.
@@ -129,7 +129,7 @@ struct Source {
     retry: Backoff,
 }
 
-impl Source {
+impl Followed {
     /// The owners of its names, the best one first.
     fn candidates<'a>(&'a self, owners: &'a BTreeMap<String, String>) -> impl Iterator<Item = &'a String> {
         self.names.iter().filter_map(|name| owners.get(name))
@@ -158,7 +158,7 @@ enum Awaited {
 /// The watcher of all hosts.
 #[derive(Debug)]
 pub(crate) struct PowerState {
-    sources: Vec<Source>,
+    sources: Vec<Followed>,
     /// Owners of the power names.
     owners: BTreeMap<String, String>,
     /// Owners of power names that are not believed.
@@ -177,7 +177,7 @@ impl PowerState {
     /// For the hosts of these ids.
     pub(crate) fn new(ids: impl Iterator<Item = u32>) -> Self {
         let sources = ids.enumerate().flat_map(|(host, id)| {
-            Kind::ALL.map(|kind| Source {
+            Property::ALL.map(|kind| Followed {
                 host,
                 kind,
                 path: kind.path(id),
@@ -190,7 +190,7 @@ impl PowerState {
         });
         let sources: Vec<_> = sources.collect();
         Self {
-            watches: vec![Watch::default(); sources.len() / Kind::ALL.len()],
+            watches: vec![Watch::default(); sources.len() / Property::ALL.len()],
             sources,
             owners: BTreeMap::new(),
             strangers: BTreeSet::new(),
@@ -269,8 +269,9 @@ impl PowerState {
     /// Tells of each host whether a name that tells of its power has an owner, and none that is believed.
     fn tell_of_strangers(&mut self, outcome: &mut Outcome) {
         for (host, watch) in self.watches.iter_mut().enumerate() {
-            let strange =
-                |source: &&Source| source.owner.is_none() && source.candidates(&self.owners).next().is_some();
+            let strange = |source: &&Followed| {
+                source.owner.is_none() && source.candidates(&self.owners).next().is_some()
+            };
             let source = self.sources.iter().filter(|source| source.host == host).find(strange);
             if watch.strangers == source.is_some() {
                 continue;
@@ -296,7 +297,7 @@ impl PowerState {
         &mut self,
         index: usize,
         value: Option<&Variant<'_>>,
-        event: fn(Kind, Option<&str>) -> Event,
+        event: fn(Property, Option<&str>) -> Event,
         outcome: &mut Outcome,
     ) {
         let Some(source) = self.sources.get_mut(index) else { return };
@@ -317,7 +318,7 @@ impl PowerState {
     }
 
     fn read(&mut self, host: HostIndex, outcome: &mut Outcome) -> zbus::Result<()> {
-        let of_host = |sources: &[Source], index: usize| sources.get(index).is_some_and(|s| s.host == host);
+        let of_host = |sources: &[Followed], index: usize| sources.get(index).is_some_and(|s| s.host == host);
         let sources = &self.sources;
         self.awaited.forget(
             |what| matches!(what, Awaited::Value(index) | Awaited::Again(index) if of_host(sources, *index)),
@@ -389,14 +390,14 @@ impl PowerState {
                 let says = says.understood(value.is_some());
                 if says == Says::Good {
                     source.retry.reset();
-                } else if source.kind != Kind::Os || says == Says::Failed {
+                } else if source.kind != Property::Os || says == Says::Failed {
                     // A service that has its name before its objects. A board without POST
                     // complete never has OS status, so that one is asked again only if it failed.
                     source.retry.failed();
                 } else {
                     source.without.extend(source.owner.clone());
                 }
-                let event = if what == Awaited::Value(index) { Kind::event } else { Kind::found };
+                let event = if what == Awaited::Value(index) { Property::event } else { Property::found };
                 self.take(index, value.as_ref(), event, &mut outcome);
                 let Outcome { calls, events } = self.follow_owners()?;
                 outcome.calls.extend(calls);
@@ -473,7 +474,7 @@ impl Peer for PowerState {
             return self.follow_owners();
         }
         let News::Changed { interface, values, invalidated } = &signal.news else { return Ok(outcome) };
-        let is_it = |source: &Source| {
+        let is_it = |source: &Followed| {
             source.kind.interface() == *interface
                 && source.path == signal.path
                 && source.owner.as_deref() == Some(signal.sender)
@@ -482,7 +483,7 @@ impl Peer for PowerState {
             return Ok(outcome);
         };
         if let Some(value) = values.get(source.kind.property()) {
-            self.take(index, Some(value), Kind::event, &mut outcome);
+            self.take(index, Some(value), Property::event, &mut outcome);
         } else if invalidated.contains(&source.kind.property()) {
             self.read(source.host, &mut outcome)?;
         }

@@ -43,7 +43,7 @@ pub enum AcpiState {
 
 /// What a state means for the rules: the rows of rules 3.1.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Kind {
+pub enum StateKind {
     /// The host's operating system runs: S0 and legacy on.
     Working,
     /// Firmware is in POST: S2.
@@ -123,32 +123,34 @@ impl AcpiState {
 
     /// The row of rules 3.1 this state belongs to.
     #[must_use]
-    pub const fn kind(self) -> Kind {
+    pub const fn kind(self) -> StateKind {
         match self {
-            Self::S0G0D0 | Self::LegacyOn => Kind::Working,
-            Self::S2D2 => Kind::Post,
-            Self::S5G2 | Self::S4 | Self::S4S5 | Self::G3 | Self::Override | Self::LegacyOff => Kind::OffLike,
-            Self::S1D1 | Self::S3D3 | Self::Sleep | Self::G1Sleep => Kind::Sleep,
-            Self::Unknown => Kind::Unknown,
+            Self::S0G0D0 | Self::LegacyOn => StateKind::Working,
+            Self::S2D2 => StateKind::Post,
+            Self::S5G2 | Self::S4 | Self::S4S5 | Self::G3 | Self::Override | Self::LegacyOff => {
+                StateKind::OffLike
+            }
+            Self::S1D1 | Self::S3D3 | Self::Sleep | Self::G1Sleep => StateKind::Sleep,
+            Self::Unknown => StateKind::Unknown,
         }
     }
 
     /// The operating system runs.
     #[must_use]
     pub fn is_working(self) -> bool {
-        self.kind() == Kind::Working
+        self.kind() == StateKind::Working
     }
 
     /// No host runs.
     #[must_use]
     pub fn is_off_like(self) -> bool {
-        self.kind() == Kind::OffLike
+        self.kind() == StateKind::OffLike
     }
 
     /// The host sleeps.
     #[must_use]
     pub fn is_sleep(self) -> bool {
-        self.kind() == Kind::Sleep
+        self.kind() == StateKind::Sleep
     }
 }
 
@@ -275,10 +277,10 @@ mod tests {
     fn each_state_is_of_the_kind_the_design_names() {
         use AcpiState as S;
         let of = |kind| S::ALL.into_iter().filter(|s| s.kind() == kind).collect::<Vec<_>>();
-        assert_eq!(of(Kind::Working), [S::S0G0D0, S::LegacyOn]);
-        assert_eq!(of(Kind::Post), [S::S2D2]);
-        assert_eq!(of(Kind::OffLike), [S::S4, S::S5G2, S::S4S5, S::G3, S::Override, S::LegacyOff]);
-        assert_eq!(of(Kind::Sleep), [S::S1D1, S::S3D3, S::Sleep, S::G1Sleep]);
-        assert_eq!(of(Kind::Unknown), [S::Unknown]);
+        assert_eq!(of(StateKind::Working), [S::S0G0D0, S::LegacyOn]);
+        assert_eq!(of(StateKind::Post), [S::S2D2]);
+        assert_eq!(of(StateKind::OffLike), [S::S4, S::S5G2, S::S4S5, S::G3, S::Override, S::LegacyOff]);
+        assert_eq!(of(StateKind::Sleep), [S::S1D1, S::S3D3, S::Sleep, S::G1Sleep]);
+        assert_eq!(of(StateKind::Unknown), [S::Unknown]);
     }
 }

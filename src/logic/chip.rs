@@ -42,7 +42,7 @@ const RECHECK: u8 = 30;
 /// One device that is read register by register.
 #[derive(Clone, Debug)]
 pub struct Chip {
-    kind: Kind,
+    kind: Family,
     channel: u8,
     /// What comes next.
     step: Step,
@@ -83,7 +83,7 @@ enum Selects {
 
 /// The devices that are read register by register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum Family {
     Jc42,
     Spd5118,
     Sbtsi,
@@ -125,7 +125,7 @@ enum Check {
     Witness,
 }
 
-impl Kind {
+impl Family {
     /// Where identification begins. What has no register for it is only asked whether it is on.
     const fn begin(self) -> Step {
         match self {
@@ -142,13 +142,13 @@ impl Chip {
     #[must_use]
     pub const fn new(device: Device, channel: u8) -> Option<Self> {
         let kind = match device {
-            Device::Jc42 => Kind::Jc42,
-            Device::Spd5118 => Kind::Spd5118,
-            Device::Sbtsi => Kind::Sbtsi,
-            Device::Tmp75 => Kind::Tmp75,
-            Device::Lm75 => Kind::Lm75,
-            Device::Tmp421 => Kind::Tmp421,
-            Device::Pmbus => Kind::Pmbus,
+            Device::Jc42 => Family::Jc42,
+            Device::Spd5118 => Family::Spd5118,
+            Device::Sbtsi => Family::Sbtsi,
+            Device::Tmp75 => Family::Tmp75,
+            Device::Lm75 => Family::Lm75,
+            Device::Tmp421 => Family::Tmp421,
+            Device::Pmbus => Family::Pmbus,
             Device::Hwmon => return None,
         };
         Some(Self {
@@ -168,7 +168,7 @@ impl Chip {
     /// Where an SPD5118 hides its registers behind another page, its page 0 is selected.
     #[must_use]
     pub fn selecting_page_0(self) -> Self {
-        let selects = if self.kind == Kind::Spd5118 { Selects::Once } else { Selects::Never };
+        let selects = if self.kind == Family::Spd5118 { Selects::Once } else { Selects::Never };
         Self { selects, ..self }
     }
 
@@ -205,12 +205,12 @@ impl Chip {
     /// 0x03) or `PMBUS_REVISION`. (Of a device with a limit of 0 degrees, and of `PMBus` 1.0, nothing does.)
     const fn witness(&self) -> Access {
         match self.kind {
-            Kind::Jc42 => Access::Word(0x06),
-            Kind::Spd5118 => Access::Word(0x00),
-            Kind::Sbtsi => Access::Byte(0x07),
-            Kind::Tmp75 | Kind::Lm75 => Access::Word(0x03),
-            Kind::Tmp421 => Access::Byte(0xfe),
-            Kind::Pmbus => Access::Byte(0x98),
+            Family::Jc42 => Access::Word(0x06),
+            Family::Spd5118 => Access::Word(0x00),
+            Family::Sbtsi => Access::Byte(0x07),
+            Family::Tmp75 | Family::Lm75 => Access::Word(0x03),
+            Family::Tmp421 => Access::Byte(0xfe),
+            Family::Pmbus => Access::Byte(0x98),
         }
     }
 
@@ -218,7 +218,7 @@ impl Chip {
         match self.kind {
             // JESD 21-C 4.1.6 (TSE2004av): all registers have 16 bits, high byte first. 0x06 manufacturer, 0x00
             // capability, 0x01 configuration, 0x05 temperature.
-            Kind::Jc42 => match self.step {
+            Family::Jc42 => match self.step {
                 Step::Identity => Access::Word(0x06),
                 Step::Model | Step::Ability => Access::Word(0x00),
                 Step::Configuration => Access::Word(0x01),
@@ -228,7 +228,7 @@ impl Chip {
             // register address counts on within a read, so two registers are one word: it is one transfer, that no
             // other master can come between, and one permit; of two byte reads the value could change in between,
             // and be wrong by 16 degrees. Nothing with bit 7, the memory behind the hub.
-            Kind::Spd5118 => match self.step {
+            Family::Spd5118 => match self.step {
                 Step::Identity | Step::Model => Access::Word(0x00),
                 Step::Ability => Access::Byte(0x05),
                 Step::Configuration => Access::Byte(0x1a),
@@ -236,18 +236,18 @@ impl Chip {
             },
             // AMD 40821: it knows byte reads only. 0x03 configuration, 0x01 whole degrees, 0x10 eighths. Reading one
             // holds the other, in the order that the configuration says.
-            Kind::Sbtsi => match (self.step, self.part_first) {
+            Family::Sbtsi => match (self.step, self.part_first) {
                 (Step::Identity | Step::Model | Step::Ability | Step::Configuration, _) => Access::Byte(0x03),
                 (Step::First, false) | (Step::Second, true) => Access::Byte(0x01),
                 (Step::First, true) | (Step::Second, false) => Access::Byte(0x10),
             },
             // SBOS288 and SNOS808: 0x00 temperature, 16 bits, high byte first; 0x01 configuration, 8 bits.
-            Kind::Tmp75 | Kind::Lm75 => match self.step {
+            Family::Tmp75 | Family::Lm75 => match self.step {
                 Step::Identity | Step::Model | Step::Ability | Step::Configuration => Access::Byte(0x01),
                 Step::First | Step::Second => Access::Word(0x00),
             },
             // SBOS398, table 3. The low byte is of the conversion whose high byte was read just before.
-            Kind::Tmp421 => match self.step {
+            Family::Tmp421 => match self.step {
                 Step::Identity => Access::Byte(0xfe),
                 Step::Model => Access::Byte(0xff),
                 Step::Ability => Access::Byte(0x0a),
@@ -256,7 +256,7 @@ impl Chip {
                 Step::Second => Access::Byte(0x10 | (self.channel & 0x03)),
             },
             // PMBus specification part II: READ_TEMPERATURE_1 0x8D to READ_TEMPERATURE_3 0x8F.
-            Kind::Pmbus => Access::Word(0x8c + self.channel.clamp(1, 3)),
+            Family::Pmbus => Access::Word(0x8c + self.channel.clamp(1, 3)),
         }
     }
 
@@ -267,7 +267,7 @@ impl Chip {
             Ok(Some(celsius)) => {
                 self.end_reading();
                 self.trusted = self.trusted.saturating_sub(1);
-                let recheck = self.trusted == 0 && self.kind != Kind::Pmbus;
+                let recheck = self.trusted == 0 && self.kind != Family::Pmbus;
                 self.step = if recheck { self.recheck() } else { Step::First };
                 Progress::Reading(celsius)
             }
@@ -281,8 +281,8 @@ impl Chip {
     /// Where a device that is known is asked whether it still measures.
     const fn recheck(&self) -> Step {
         match self.kind {
-            Kind::Tmp421 => Step::Ability,
-            Kind::Jc42 | Kind::Spd5118 | Kind::Sbtsi | Kind::Tmp75 | Kind::Lm75 | Kind::Pmbus => {
+            Family::Tmp421 => Step::Ability,
+            Family::Jc42 | Family::Spd5118 | Family::Sbtsi | Family::Tmp75 | Family::Lm75 | Family::Pmbus => {
                 Step::Configuration
             }
         }
@@ -314,7 +314,7 @@ impl Chip {
     /// An SPD5118 that is none may have another page selected.
     fn doubted(&mut self, fits: Result<(), Fault>, zero: bool) -> Result<(), Fault> {
         match fits {
-            Err(fault) if self.kind == Kind::Spd5118 => {
+            Err(fault) if self.kind == Family::Spd5118 => {
                 (self.doubt, self.check) = (Doubt::Unfit(fault, zero), Some(Check::Page));
                 Ok(())
             }
@@ -326,7 +326,7 @@ impl Chip {
     fn is_doubtful(&mut self, zero: bool) -> bool {
         let doubtful = zero && self.doubt != Doubt::Vouched;
         if doubtful {
-            let check = if self.kind == Kind::Spd5118 { Check::Page } else { Check::Witness };
+            let check = if self.kind == Family::Spd5118 { Check::Page } else { Check::Witness };
             (self.doubt, self.check, self.step) = (Doubt::Zero, Some(check), Step::First);
         }
         doubtful
@@ -374,8 +374,8 @@ impl Chip {
     /// Whether the witness speaks for a device that works.
     fn vouch(&self, word: u16, byte: u8) -> Result<(), Fault> {
         let (zero, ones) = match self.kind {
-            Kind::Jc42 | Kind::Spd5118 | Kind::Tmp75 | Kind::Lm75 => (word == 0, word == 0xffff),
-            Kind::Sbtsi | Kind::Tmp421 | Kind::Pmbus => (byte == 0, byte == 0xff),
+            Family::Jc42 | Family::Spd5118 | Family::Tmp75 | Family::Lm75 => (word == 0, word == 0xffff),
+            Family::Sbtsi | Family::Tmp421 | Family::Pmbus => (byte == 0, byte == 0xff),
         };
         if zero {
             return Err(ALL_ZEROES);
@@ -387,22 +387,22 @@ impl Chip {
         let [low, high] = word.to_le_bytes();
         match self.kind {
             // A PCI-SIG vendor id. Which ones there are is not a closed list.
-            Kind::Jc42 => {
+            Family::Jc42 => {
                 fit(word != 0x0000 && word != 0xffff, "no manufacturer's id: it is no JC42.4 sensor")?;
                 self.step = Step::Ability;
             }
-            Kind::Spd5118 => {
+            Family::Spd5118 => {
                 if (low, high) == (0x51, 0x08) {
                     return Err(Fault::NoSensor("it is an SPD5108: that has no temperature sensor"));
                 }
                 fit((low, high) == (0x51, 0x18), "its device type is not that of an SPD5118")?;
                 self.step = Step::Ability;
             }
-            Kind::Tmp421 => {
+            Family::Tmp421 => {
                 fit(low == 0x55, "its manufacturer's id is not Texas Instruments': it is no TMP421")?;
                 self.step = Step::Model;
             }
-            Kind::Sbtsi | Kind::Tmp75 | Kind::Lm75 | Kind::Pmbus => self.step = self.kind.begin(),
+            Family::Sbtsi | Family::Tmp75 | Family::Lm75 | Family::Pmbus => self.step = self.kind.begin(),
         }
         Ok(())
     }
@@ -423,24 +423,24 @@ impl Chip {
     fn ability(&mut self, word: u16, byte: u8) -> Result<(), Fault> {
         match self.kind {
             // Bits 15-8 are reserved and 0.
-            Kind::Jc42 => {
+            Family::Jc42 => {
                 fit(
                     word.swap_bytes() & 0xff00 == 0,
                     "its capability register is not that of a JC42.4 sensor",
                 )?;
             }
             // MR5 bit 1: it has a temperature sensor. Bits 7-2 are reserved and 0.
-            Kind::Spd5118 => {
+            Family::Spd5118 => {
                 fit(byte & 0xfc == 0, "its capability register is not that of an SPD5118")?;
                 if byte & 0x02 == 0 {
                     return Err(Fault::NoSensor("this SPD5118 has no temperature sensor"));
                 }
             }
             // Configuration 2: bit 3 the local sensor, bits 4-6 the remote ones.
-            Kind::Tmp421 => {
+            Family::Tmp421 => {
                 fit(byte & (0x08 << (self.channel & 0x03)) != 0, "this channel is switched off")?;
             }
-            Kind::Sbtsi | Kind::Tmp75 | Kind::Lm75 | Kind::Pmbus => {}
+            Family::Sbtsi | Family::Tmp75 | Family::Lm75 | Family::Pmbus => {}
         }
         self.step = Step::Configuration;
         Ok(())
@@ -450,25 +450,25 @@ impl Chip {
         const OFF: &str = "its sensor is switched off";
         match self.kind {
             // Bit 8: shutdown. Bits 15-11 are reserved and 0.
-            Kind::Jc42 => {
+            Family::Jc42 => {
                 let bits = word.swap_bytes();
                 fit(bits & 0xf800 == 0, "its configuration register is not that of a JC42.4 sensor")?;
                 fit(bits & 0x0100 == 0, OFF)?;
             }
             // MR26 bit 0: sensor disabled. TMP75 and LM75 bit 0: shutdown.
-            Kind::Spd5118 | Kind::Tmp75 | Kind::Lm75 => fit(byte & 0x01 == 0, OFF)?,
+            Family::Spd5118 | Family::Tmp75 | Family::Lm75 => fit(byte & 0x01 == 0, OFF)?,
             // Bit 6: stopped. Bit 5: the eighths are to be read first. Bit 2: extended range.
-            Kind::Sbtsi => {
+            Family::Sbtsi => {
                 fit(byte & 0x40 == 0, OFF)?;
                 self.part_first = byte & 0x20 != 0;
                 self.extended = byte & 0x04 != 0;
             }
             // Configuration 1, bit 6: shutdown. Bit 2: extended range.
-            Kind::Tmp421 => {
+            Family::Tmp421 => {
                 fit(byte & 0x40 == 0, OFF)?;
                 self.extended = byte & 0x04 != 0;
             }
-            Kind::Pmbus => {}
+            Family::Pmbus => {}
         }
         self.trusted = RECHECK;
         self.step = Step::First;
@@ -476,13 +476,13 @@ impl Chip {
     }
 
     fn first(&mut self, word: u16, byte: u8) -> Result<Option<Celsius>, Fault> {
-        if matches!(self.kind, Kind::Jc42 | Kind::Spd5118 | Kind::Tmp75 | Kind::Lm75 | Kind::Pmbus)
+        if matches!(self.kind, Family::Jc42 | Family::Spd5118 | Family::Tmp75 | Family::Lm75 | Family::Pmbus)
             && self.is_doubtful(word == 0)
         {
             return Ok(None);
         }
         let degrees = match self.kind {
-            Kind::Sbtsi | Kind::Tmp421 => {
+            Family::Sbtsi | Family::Tmp421 => {
                 self.half = byte;
                 self.step = Step::Second;
                 return Ok(None);
@@ -490,14 +490,16 @@ impl Chip {
             // Each would be a believable -0.06 to -0.5 degrees. None is one: in the first the flags say too hot and too
             // cold at once, in the second reserved bits are set, in the third those that are always 0, and a PMBus
             // device answers so to a command that it does not have.
-            Kind::Jc42 | Kind::Spd5118 | Kind::Tmp75 | Kind::Lm75 | Kind::Pmbus if word == 0xffff => {
+            Family::Jc42 | Family::Spd5118 | Family::Tmp75 | Family::Lm75 | Family::Pmbus
+                if word == 0xffff =>
+            {
                 return Err(ALL_ONES);
             }
-            Kind::Jc42 => reading::jc42(word),
-            Kind::Spd5118 => reading::spd5118(word),
-            Kind::Tmp75 => reading::tmp75(word),
-            Kind::Lm75 => reading::lm75(word),
-            Kind::Pmbus => reading::linear11(word),
+            Family::Jc42 => reading::jc42(word),
+            Family::Spd5118 => reading::spd5118(word),
+            Family::Tmp75 => reading::tmp75(word),
+            Family::Lm75 => reading::lm75(word),
+            Family::Pmbus => reading::linear11(word),
         };
         Celsius::plausible(degrees).map(Some)
     }
@@ -507,15 +509,15 @@ impl Chip {
             return Ok(None);
         }
         let degrees = match (self.kind, self.part_first) {
-            (Kind::Sbtsi, false) => reading::sbtsi(self.half, byte, self.extended),
-            (Kind::Sbtsi, true) => reading::sbtsi(byte, self.half, self.extended),
+            (Family::Sbtsi, false) => reading::sbtsi(self.half, byte, self.extended),
+            (Family::Sbtsi, true) => reading::sbtsi(byte, self.half, self.extended),
             // The low byte, bit 1: the supply was too low. Bit 0, of the remote ones: the diode is open.
-            (Kind::Tmp421, _) => {
+            (Family::Tmp421, _) => {
                 fit(byte & 0x02 == 0, "its supply voltage is too low to measure")?;
                 fit(byte & 0x01 == 0, "its remote diode is not connected")?;
                 reading::tmp421(self.half, byte, self.extended)
             }
-            (Kind::Jc42 | Kind::Spd5118 | Kind::Tmp75 | Kind::Lm75 | Kind::Pmbus, _) => {
+            (Family::Jc42 | Family::Spd5118 | Family::Tmp75 | Family::Lm75 | Family::Pmbus, _) => {
                 return Err(Fault::Implausible);
             }
         };

@@ -4,7 +4,7 @@
 //! Owns: their order within a step, which is the order in which they must be done.
 
 use super::{
-    acpi::{AcpiState, Kind},
+    acpi::{AcpiState, StateKind},
     event::{Epoch, SetId},
     history::Transition,
 };
@@ -75,14 +75,14 @@ pub enum UnitRow {
 impl UnitRow {
     /// The row of a host that is off, or in a state of that kind; `None` leaves the units as they are.
     #[must_use]
-    pub const fn of(off: bool, kind: Kind) -> Option<Self> {
+    pub const fn of(off: bool, kind: StateKind) -> Option<Self> {
         let target = match kind {
             _ if off => Target::S5,
-            Kind::Working => Target::S0,
-            Kind::Post => Target::S2,
-            Kind::OffLike => Target::S5,
-            Kind::Sleep => return None,
-            Kind::Unknown => return Some(Self::NoneActive),
+            StateKind::Working => Target::S0,
+            StateKind::Post => Target::S2,
+            StateKind::OffLike => Target::S5,
+            StateKind::Sleep => return None,
+            StateKind::Unknown => return Some(Self::NoneActive),
         };
         Some(Self::Active(target))
     }
@@ -102,13 +102,13 @@ pub enum BootStage {
 impl BootStage {
     /// The stage of a host that is off, or in a state of that kind; `None` leaves the boot progress as it is.
     #[must_use]
-    pub const fn of(off: bool, kind: Kind) -> Option<Self> {
+    pub const fn of(off: bool, kind: StateKind) -> Option<Self> {
         match kind {
             _ if off => Some(Self::Unspecified),
-            Kind::Working => Some(Self::OSStart),
-            Kind::Post => Some(Self::PrimaryProcInit),
-            Kind::OffLike => Some(Self::Unspecified),
-            Kind::Sleep | Kind::Unknown => None,
+            StateKind::Working => Some(Self::OSStart),
+            StateKind::Post => Some(Self::PrimaryProcInit),
+            StateKind::OffLike => Some(Self::Unspecified),
+            StateKind::Sleep | StateKind::Unknown => None,
         }
     }
 }

@@ -6,7 +6,7 @@
 use super::{
     acpi::AcpiState,
     diagnosis::CpuPower,
-    evidence::{Chassis, Found, Host, Os},
+    evidence::{Chassis, Found, HostState, Os},
 };
 
 /// Names one Set that waits for its answer.
@@ -24,7 +24,7 @@ pub enum Event {
     /// Chassis power, read or signalled.
     Chassis(Option<Chassis>),
     /// The host's state, read or signalled.
-    Host(Option<Host>),
+    Host(Option<HostState>),
     /// OS status, read or signalled.
     Os(Option<Os>),
     /// One of them was read again, though nothing was signalled (note B2).

@@ -17,7 +17,7 @@ pub enum Chassis {
 
 /// `xyz.openbmc_project.State.Host` `CurrentHostState`, as rules 4 and 5 read it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Host {
+pub enum HostState {
     /// `Running`.
     Running,
     /// `TransitioningToOff`: not running any more, but nothing to suspect.
@@ -63,7 +63,7 @@ impl Chassis {
     }
 }
 
-impl Host {
+impl HostState {
     /// For people.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -116,7 +116,7 @@ pub enum Found {
     /// Chassis power.
     Chassis(Chassis),
     /// The host's state.
-    Host(Host),
+    Host(HostState),
     /// OS status.
     Os(Os),
 }
@@ -187,15 +187,15 @@ mod tests {
             ["Off", "TransitioningToOn", "On", "TransitioningToOff", "Unknown"].map(chassis),
             [Some(Chassis::Off), Some(Chassis::Off), Some(Chassis::On), Some(Chassis::On), None]
         );
-        let host = |s: &str| Host::from_dbus(&format!("xyz.openbmc_project.State.Host.HostState.{s}"));
+        let host = |s: &str| HostState::from_dbus(&format!("xyz.openbmc_project.State.Host.HostState.{s}"));
         for (s, want) in [
-            ("Running", Some(Host::Running)),
-            ("TransitioningToOff", Some(Host::TransitioningToOff)),
-            ("Off", Some(Host::Off)),
-            ("Standby", Some(Host::Off)),
-            ("TransitioningToRunning", Some(Host::Halted)),
-            ("Quiesced", Some(Host::Halted)),
-            ("DiagnosticMode", Some(Host::Halted)),
+            ("Running", Some(HostState::Running)),
+            ("TransitioningToOff", Some(HostState::TransitioningToOff)),
+            ("Off", Some(HostState::Off)),
+            ("Standby", Some(HostState::Off)),
+            ("TransitioningToRunning", Some(HostState::Halted)),
+            ("Quiesced", Some(HostState::Halted)),
+            ("DiagnosticMode", Some(HostState::Halted)),
             ("Dancing", None),
             ("", None),
         ] {

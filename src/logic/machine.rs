@@ -62,11 +62,11 @@ pub(crate) use self::{
 };
 pub use self::{gate::GateReason, start::Stored};
 use super::{
-    acpi::{AcpiState, Kind},
+    acpi::{AcpiState, StateKind},
     cause::Cause,
     effect::{BootStage, Effect, Effects, UnitRow},
     event::{Epoch, Event, SetId},
-    evidence::{Chassis, Found, Host, Os, Untold},
+    evidence::{Chassis, Found, HostState, Os, Untold},
     history::{History, Transition},
     time::Time,
 };
@@ -218,7 +218,7 @@ impl Machine {
         self.power.forget_complete();
         self.barrier.answer(id);
         // Which Set waits for the drain: note 15.
-        if state.kind() == Kind::Post || (was_open && !state.is_working()) {
+        if state.kind() == StateKind::Post || (was_open && !state.is_working()) {
             self.barrier.begin(self.now);
         }
         self.suspicion.host_reports(state.kind(), self.power.host_may_run());
@@ -232,7 +232,7 @@ impl Machine {
             // The same report counts anew: the first may have come while the host was off.
             self.note_seen();
             self.boot.repeat();
-            if state.kind() != Kind::Post {
+            if state.kind() != StateKind::Post {
                 self.order_unit();
                 return;
             }
@@ -262,19 +262,19 @@ impl Machine {
         self.power.judge_post(self.now);
     }
 
-    fn on_host(&mut self, value: Option<Host>) {
+    fn on_host(&mut self, value: Option<HostState>) {
         let Some(change) = self.power.set_host(self.now, value) else { return };
         self.follow_power(Cause::HostOff);
         // Rule 4. A host whose first value comes after the decision was taken for Running until then (note 4).
         let left_running = match change.from {
-            Some(Host::Running | Host::TransitioningToOff) => true,
-            Some(Host::Off | Host::Halted) => false,
+            Some(HostState::Running | HostState::TransitioningToOff) => true,
+            Some(HostState::Off | HostState::Halted) => false,
             None => self.is_decided(),
         };
         match change.to {
-            Host::Off | Host::Halted if left_running => self.suspect(),
-            Host::Running => self.suspicion.host_runs(),
-            Host::Off | Host::Halted | Host::TransitioningToOff => {}
+            HostState::Off | HostState::Halted if left_running => self.suspect(),
+            HostState::Running => self.suspicion.host_runs(),
+            HostState::Off | HostState::Halted | HostState::TransitioningToOff => {}
         }
     }
 
@@ -318,12 +318,12 @@ impl Machine {
                 }
             }
             Some(Chassis::On) if edge.from == Some(Chassis::Off) => match self.current.kind() {
-                Kind::Sleep => self.become_state(AcpiState::S2D2, Cause::Resumed),
-                Kind::Working => self.become_state(AcpiState::S2D2, Cause::PowerOn),
-                Kind::OffLike if self.settings.evidence.s2_from_power_on => {
+                StateKind::Sleep => self.become_state(AcpiState::S2D2, Cause::Resumed),
+                StateKind::Working => self.become_state(AcpiState::S2D2, Cause::PowerOn),
+                StateKind::OffLike if self.settings.evidence.s2_from_power_on => {
                     self.become_state(AcpiState::S2D2, Cause::PowerOn);
                 }
-                Kind::OffLike | Kind::Post | Kind::Unknown => {}
+                StateKind::OffLike | StateKind::Post | StateKind::Unknown => {}
             },
             Some(Chassis::On) | None => {}
         }
@@ -345,9 +345,9 @@ impl Machine {
                 self.suspect();
             }
         }
-        let decision = decide(start::Found { off, stopped, post: self.power.post(), stored });
+        let decision = decide(start::Evidence { off, stopped, post: self.power.post(), stored });
         if off {
-            self.current.find_device(Kind::OffLike);
+            self.current.find_device(StateKind::OffLike);
         }
         if self.current.stands() {
             // A Set that came first stands, and so does what rules 3 and 4 made of it.
@@ -355,7 +355,7 @@ impl Machine {
         } else {
             self.gate.set_locked(decision.locked);
             self.become_state(decision.state, decision.cause);
-            if decision.state.kind() == Kind::Post {
+            if decision.state.kind() == StateKind::Post {
                 // Firmware that is at work will be heard.
                 self.watch.owe_sign(self.now);
             }
@@ -604,7 +604,7 @@ impl Machine {
 
     /// A CPU under power draws some, unless the host sleeps, is off, or has said that it will be (note 29).
     fn cpu_should_run(&self) -> bool {
-        let host_off = self.power.host() == Some(Host::Off);
+        let host_off = self.power.host() == Some(HostState::Off);
         let state = self.current.state();
         let said_off = state.is_off_like() && self.current.was_set_since(self.power.since());
         !host_off && !said_off && !state.is_sleep()

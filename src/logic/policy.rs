@@ -5,9 +5,9 @@
 use core::time::Duration;
 
 use super::{
-    acpi::Kind,
+    acpi::StateKind,
     diagnosis::{Diagnosis, Evidence},
-    evidence::{Chassis, Host},
+    evidence::{Chassis, HostState},
     machine::{Machine, Timer},
     time::Time,
 };
@@ -26,7 +26,7 @@ pub enum SensorMode {
 
 /// What the DIMM zones' fans do.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Fans {
+pub enum FanDemand {
     /// Fan control has them.
     Free,
     /// They are held.
@@ -78,14 +78,14 @@ pub fn thermal_sensors(machine: &Machine) -> SensorMode {
 
 /// The DIMM zones.
 #[must_use]
-pub fn fans(machine: &Machine) -> Fans {
-    let Some(hold) = machine.hold() else { return Fans::Free };
+pub fn fans(machine: &Machine) -> FanDemand {
+    let Some(hold) = machine.hold() else { return FanDemand::Free };
     // A hold that outlasts its boot (`settle`, the first answer of a DIMM) keeps the boot's speed for a while.
     let booting =
         machine.boot().is_under_way() || !machine.current().is_reported() || machine.runs(Timer::BootHold);
     let stalled = hold.alarmed || machine.due(Timer::ClosedTooLong) || !booting;
     let level = if stalled { FanLevel::Stall } else { FanLevel::S2 };
-    Fans::Held { level, at_least_found: hold.from_working }
+    FanDemand::Held { level, at_least_found: hold.from_working }
 }
 
 /// What is wrong, in the order of [`Diagnosis`].
@@ -95,7 +95,7 @@ pub fn diagnoses(machine: &Machine) -> Vec<Diagnosis> {
 }
 
 fn holds(machine: &Machine, diagnosis: Diagnosis) -> bool {
-    let in_post = machine.current().kind() == Kind::Post;
+    let in_post = machine.current().kind() == StateKind::Post;
     let watch = machine.watch();
     match diagnosis {
         Diagnosis::FirmwareSilent => machine.due(Timer::Silent),
@@ -139,7 +139,7 @@ pub fn evidence(machine: &Machine, diagnosis: Diagnosis) -> Evidence {
         .with("ACPI_STATE", machine.current().state().name())
         .with("ACPI_CAUSE", machine.current().cause().name())
         .with("CHASSIS", power.chassis().map_or("unknown", Chassis::name))
-        .with("HOST_STATE", power.host().map_or("unknown", Host::name));
+        .with("HOST_STATE", power.host().map_or("unknown", HostState::name));
     match diagnosis {
         Diagnosis::FirmwareSilent | Diagnosis::NoCpuPower => match machine.boot().powered_at() {
             Some(at) => evidence.with("SECONDS_SINCE_POWER_ON", seconds(at)),

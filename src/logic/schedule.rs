@@ -15,11 +15,11 @@ const LONGEST_FAILING: Duration = Duration::from_secs(10);
 /// The places of a bus's sensors in time.
 #[derive(Clone, Debug)]
 pub struct Schedule {
-    places: Vec<Place>,
+    places: Vec<Slot>,
 }
 
 #[derive(Clone, Debug)]
-struct Place {
+struct Slot {
     period: Duration,
     /// The first place on the grid; the others follow each period.
     first: Time,
@@ -35,7 +35,7 @@ impl Schedule {
         let all = u32::try_from(periods.len()).unwrap_or(u32::MAX).max(1);
         let place = |(place, period): (u32, &Duration)| {
             let first = now + *period * place / all;
-            Place { period: *period, first, due: first, fails: 0, answered: false }
+            Slot { period: *period, first, due: first, fails: 0, answered: false }
         };
         Self { places: (0..).zip(periods).map(place).collect() }
     }
@@ -77,7 +77,7 @@ impl Schedule {
     }
 }
 
-impl Place {
+impl Slot {
     /// This place on the grid, or the next one.
     fn at_or_after(&self, now: Time) -> Time {
         // Time has no finer grain.

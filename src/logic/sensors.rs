@@ -36,12 +36,12 @@ pub struct Placed {
 /// All of them.
 #[derive(Debug, Default)]
 pub struct Sensors {
-    entries: Vec<Entry>,
-    buses: Vec<Bus>,
+    entries: Vec<Shown>,
+    buses: Vec<BusState>,
 }
 
 #[derive(Debug, Default)]
-struct Bus {
+struct BusState {
     /// The hosts whose DIMMs it carries.
     carried: Vec<usize>,
     /// Those, and the hosts whose DIMMs are on what a transfer on it is seen on.
@@ -50,7 +50,7 @@ struct Bus {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Shown {
     sensor: Sensor,
     placed: Placed,
     opened: Closings,
@@ -62,12 +62,12 @@ impl Sensors {
     /// The sensors in the order of the configuration, and for each bus the hosts whose DIMMs it carries.
     #[must_use]
     pub fn new(sensors: Vec<(Sensor, Placed)>, buses: Vec<Vec<usize>>) -> Self {
-        let entry = |(sensor, placed)| Entry { sensor, placed, opened: 0, taken: Snapshot::UNAVAILABLE };
+        let entry = |(sensor, placed)| Shown { sensor, placed, opened: 0, taken: Snapshot::UNAVAILABLE };
         Self {
             entries: sensors.into_iter().map(entry).collect(),
             buses: buses
                 .into_iter()
-                .map(|carried| Bus { reached: carried.clone(), carried, stuck: false })
+                .map(|carried| BusState { reached: carried.clone(), carried, stuck: false })
                 .collect(),
         }
     }
@@ -190,7 +190,7 @@ impl Sensors {
     /// What is known of the transfer on a bus: how long it has been under way, if one is, and whether a host has just
     /// been answered without waiting for it any longer. True if this changes whether the bus is stuck.
     pub fn watch(&mut self, bus: usize, under_way: Option<Duration>, given_up: bool) -> bool {
-        let Some(Bus { stuck, .. }) = self.buses.get_mut(bus) else { return false };
+        let Some(BusState { stuck, .. }) = self.buses.get_mut(bus) else { return false };
         let is = under_way.is_some_and(|taken| *stuck || given_up || taken >= STUCK);
         core::mem::replace(stuck, is) != is
     }
@@ -198,8 +198,8 @@ impl Sensors {
     /// Whether a bus that matters to this host is stuck: it carries its DIMMs, or one of its sensors.
     #[must_use]
     pub fn bus_stuck(&self, host: usize) -> bool {
-        self.buses.iter().enumerate().any(|(bus, Bus { reached, stuck, .. })| {
-            let has = |entry: &Entry| entry.placed.bus == bus && entry.placed.host == host;
+        self.buses.iter().enumerate().any(|(bus, BusState { reached, stuck, .. })| {
+            let has = |entry: &Shown| entry.placed.bus == bus && entry.placed.host == host;
             *stuck && (reached.contains(&host) || self.entries.iter().any(has))
         })
     }
@@ -213,7 +213,7 @@ mod tests {
         logic::{
             acpi::AcpiState,
             event::{Event, SetId},
-            evidence::{Chassis, Host as HostState},
+            evidence::{Chassis, HostState},
         },
     };
 

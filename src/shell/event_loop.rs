@@ -21,7 +21,7 @@ use crate::{
         event::{Epoch, Event, SetId},
         evidence::Untold,
         machine::Machine,
-        policy::{self, Fans, SensorMode},
+        policy::{self, FanDemand, SensorMode},
         reading::{Celsius, Fault},
         sensor::{Note, Proof, SILENT_AFTER},
         sensors::{Placed, Sensors},
@@ -30,8 +30,8 @@ use crate::{
     shell::{
         alarm::Alarm,
         clock::{Clock, Wall},
-        messages::{Input, Line, Output},
-        permits::{Closings, HostIndex, InFlight, LEASE, Need, Permits, RENEW, Wiring},
+        messages::{Input, LogLine, Output},
+        permits::{Closings, HostIndex, InFlight, LEASE, Need, Permits, RENEW, WiringCount},
         ports::{MuxOrders, Side},
         store::{Memory, Record},
     },
@@ -79,7 +79,7 @@ struct Said {
     /// To its power services' follower.
     relies: bool,
     /// To its fans; `None` before rule 6 has decided.
-    fans: Option<Fans>,
+    fans: Option<FanDemand>,
     /// For storage.
     stored: Option<Record>,
     /// To its machine.
@@ -290,7 +290,7 @@ impl EventLoop {
     }
 
     /// Whoever found it out waits until the leases follow it.
-    fn wire(&mut self, wiring: Wiring, seen_on: &[Vec<usize>]) {
+    fn wire(&mut self, wiring: WiringCount, seen_on: &[Vec<usize>]) {
         self.sensors.wire(seen_on);
         self.set_permits();
         self.permits.follow_wiring(wiring);
@@ -520,7 +520,7 @@ impl EventLoop {
                     );
                 }
             };
-            self.outputs.send(Output::Line(Line::new(line))).unwrap_or_default();
+            self.outputs.send(Output::Line(LogLine::new(line))).unwrap_or_default();
         }
     }
 
@@ -583,7 +583,7 @@ impl EventLoop {
     }
 
     fn say(&self, line: impl FnOnce() + Send + 'static) {
-        self.output(Output::Line(Line::new(line)));
+        self.output(Output::Line(LogLine::new(line)));
     }
 
     fn output(&self, output: Output) {
@@ -608,7 +608,7 @@ fn report(host: HostIndex, machine: &Machine, before: &[Diagnosis], now: &[Diagn
         let (name, advice, evidence) =
             (diagnosis.name(), diagnosis.advice(), policy::evidence(machine, diagnosis));
         let text = evidence.text();
-        told.push(Output::Line(Line::new(move || {
+        told.push(Output::Line(LogLine::new(move || {
             tracing::warn!(
                 message_id = diagnosis.message_id(),
                 host = id,
@@ -622,7 +622,7 @@ fn report(host: HostIndex, machine: &Machine, before: &[Diagnosis], now: &[Diagn
     }
     for diagnosis in before.iter().filter(|diagnosis| !now.contains(diagnosis)).copied() {
         let (name, evidence) = (diagnosis.name(), policy::evidence(machine, diagnosis).text());
-        told.push(Output::Line(Line::new(move || {
+        told.push(Output::Line(LogLine::new(move || {
             tracing::info!(
                 message_id = diagnosis.message_id(),
                 host = id,

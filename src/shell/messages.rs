@@ -9,13 +9,13 @@ use crate::{
         effect::Effect,
         event::{Event, SetId},
         history::Transition,
-        policy::Fans,
+        policy::FanDemand,
         reading::{Celsius, Fault},
         sensor::Snapshot,
         view::View,
     },
     shell::{
-        permits::{Closings, HostIndex, Wiring},
+        permits::{Closings, HostIndex, WiringCount},
         store::Record,
     },
 };
@@ -39,7 +39,7 @@ pub(crate) enum Input {
     /// Which buses are one piece of wire was found to be another than before.
     Wires {
         /// The how manieth finding this is.
-        wiring: Wiring,
+        wiring: WiringCount,
         /// For each bus the others on which its transfers are seen, by position.
         seen_on: Vec<Vec<usize>>,
     },
@@ -82,7 +82,7 @@ pub(crate) enum Output {
     /// What this sensor shows now.
     Sensor(usize, Snapshot),
     /// What its DIMM zones' fans do now.
-    Fans(HostIndex, Fans),
+    Fans(HostIndex, FanDemand),
     /// A diagnosis is raised, in this boot and with what shows it; or it is over.
     Diagnosis {
         /// Of which host.
@@ -111,7 +111,7 @@ pub(crate) enum Output {
     /// Something is to be asked of the bus driver, to prove that the bus delivers.
     AskBus,
     /// A line for the log.
-    Line(Line),
+    Line(LogLine),
     /// The daemon is ending.
     Stopping,
     /// The loop has come round; so must what carries this out, for the watchdog to be fed.
@@ -119,9 +119,9 @@ pub(crate) enum Output {
 }
 
 /// A line for the log that is not written yet: like everything else that no host waits for, it comes behind the answers.
-pub(crate) struct Line(Box<dyn FnOnce() + Send>);
+pub(crate) struct LogLine(Box<dyn FnOnce() + Send>);
 
-impl Line {
+impl LogLine {
     /// Is written when everything before it has gone out.
     pub(crate) fn new(line: impl FnOnce() + Send + 'static) -> Self {
         Self(Box::new(line))
@@ -133,7 +133,7 @@ impl Line {
     }
 }
 
-impl fmt::Debug for Line {
+impl fmt::Debug for LogLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Line")
     }

@@ -63,7 +63,7 @@ impl From<u32> for BusId {
 pub type Closings = u32;
 
 /// Counts what was found out about which buses are one piece of wire. Wraps.
-pub type Wiring = u32;
+pub type WiringCount = u32;
 
 /// Why a permit was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -256,7 +256,7 @@ impl Permits {
     }
 
     /// The leases follow this wiring from now on: [`Permits::set`] was told of it.
-    pub fn follow_wiring(&self, wiring: Wiring) {
+    pub fn follow_wiring(&self, wiring: WiringCount) {
         self.shared.wiring.store(wiring, SeqCst);
     }
 
@@ -365,8 +365,8 @@ impl BusPermits {
 
     /// Whether the leases follow this wiring, or a later one.
     #[must_use]
-    pub fn follows(&self, wiring: Wiring) -> bool {
-        self.shared.wiring.load(SeqCst).wrapping_sub(wiring) <= Wiring::MAX / 2
+    pub fn follows(&self, wiring: WiringCount) -> bool {
+        self.shared.wiring.load(SeqCst).wrapping_sub(wiring) <= WiringCount::MAX / 2
     }
 
     /// Whether a transfer of this kind may be tried now.
@@ -550,7 +550,7 @@ mod tests {
     fn a_wiring_is_followed_from_when_it_is_told_and_so_is_every_older_one() {
         let (permits, bus) = one_bus();
         assert!(bus.follows(0) && !bus.follows(1));
-        for wiring in [1, 2, Wiring::MAX, 0] {
+        for wiring in [1, 2, WiringCount::MAX, 0] {
             permits.follow_wiring(wiring);
             assert!(bus.follows(wiring) && bus.follows(wiring.wrapping_sub(1)));
             assert!(!bus.follows(wiring.wrapping_add(1)));

@@ -23,7 +23,7 @@ use crate::{
     shell::{
         clock::Clock,
         messages::Input,
-        permits::{BusId, BusPermits, Closings, Need, Permits, Wiring},
+        permits::{BusId, BusPermits, Closings, Need, Permits, WiringCount},
         ports::{Buses, I2cBus, TemperatureFile, fault},
         wires::{LOOK_AGAIN, Wires},
     },
@@ -33,7 +33,7 @@ use crate::{
 const STACK: usize = 128 << 10;
 
 /// What one thread reads.
-pub(crate) struct Line {
+pub(crate) struct Lane {
     /// The number of its I2C bus, and the kernel's timeout of one transfer there, in real time; nothing, if it reads files.
     pub(crate) i2c: Option<(u32, Duration)>,
     pub(crate) sensors: Vec<Wire>,
@@ -47,7 +47,7 @@ pub(crate) struct Wire {
     pub(crate) bus: BusId,
     pub(crate) need: Need,
     pub(crate) period: Duration,
-    pub(crate) source: Source,
+    pub(crate) source: Reader,
     /// It has been said which driver has it.
     pub(crate) said_bound: bool,
     /// How often what it needs had been closed when a turn last began; at first a count that there is not, so that the
@@ -56,14 +56,14 @@ pub(crate) struct Wire {
 }
 
 /// Where it is read.
-pub(crate) enum Source {
+pub(crate) enum Reader {
     /// Register by register.
     Chip { address: u8, chip: Chip },
     /// Through a kernel driver's file.
     File { address: u8, file: Box<dyn TemperatureFile> },
 }
 
-impl Source {
+impl Reader {
     /// What is there may be another.
     fn forget(&mut self) {
         match self {
@@ -87,9 +87,9 @@ pub(crate) struct Poller {
 }
 
 impl Poller {
-    /// Starts a thread for each line; `wires` is how the buses hang together. Fails only if there can be no thread.
+    /// Starts a thread for each lane; `wires` is how the buses hang together. Fails only if there can be no thread.
     pub(crate) fn start(
-        lines: Vec<Line>,
+        lanes: Vec<Lane>,
         buses: &Arc<dyn Buses>,
         wires: Wires,
         permits: &Permits,
@@ -103,14 +103,14 @@ impl Poller {
         wires.look();
         // The places in time count from here, however late a thread comes to run.
         let began = clock.now();
-        for line in lines {
+        for lane in lanes {
             let of_wire = |wire: &Wire| Some((permits.bus(wire.bus.clone())?, wire.need));
-            let Some(ways) = line.sensors.iter().map(of_wire).collect() else { continue };
-            let name = line.i2c.map_or("hwmon".to_owned(), |(number, _)| format!("i2c-{number}"));
+            let Some(ways) = lane.sensors.iter().map(of_wire).collect() else { continue };
+            let name = lane.i2c.map_or("hwmon".to_owned(), |(number, _)| format!("i2c-{number}"));
             let (end, buses, results) = (Ended(end.clone()), Arc::clone(buses), results.clone());
             let wires = Arc::clone(&wires);
             thread::Builder::new().name(name).stack_size(STACK).spawn(move || {
-                BusThread::new(line, buses, wires, ways, clock, results).run(began);
+                BusThread::new(lane, buses, wires, ways, clock, results).run(began);
                 drop(end);
             })?;
             running += 1;
@@ -163,13 +163,13 @@ struct Read {
 
 /// One bus, or some files, on its thread.
 struct BusThread {
-    line: Line,
+    lane: Lane,
     buses: Arc<dyn Buses>,
     bus: Option<Box<dyn I2cBus>>,
     wires: Arc<Wires>,
     /// When they were last looked at, if that counts still, and what they were.
     looked: Option<Instant>,
-    wiring: Wiring,
+    wiring: WiringCount,
     /// Each sensor's way to permits, and what it needs.
     ways: Vec<(BusPermits, Need)>,
     clock: Clock,
@@ -182,7 +182,7 @@ struct BusThread {
 
 impl BusThread {
     fn new(
-        line: Line,
+        lane: Lane,
         buses: Arc<dyn Buses>,
         wires: Arc<Wires>,
         ways: Vec<(BusPermits, Need)>,
@@ -190,7 +190,7 @@ impl BusThread {
         results: UnboundedSender<Input>,
     ) -> Self {
         Self {
-            line,
+            lane,
             buses,
             bus: None,
             wires,
@@ -206,7 +206,7 @@ impl BusThread {
 
     /// Until it is all over. The sensors' places in time count from `began`.
     fn run(mut self, began: Time) {
-        let periods: Vec<Duration> = self.line.sensors.iter().map(|wire| wire.period).collect();
+        let periods: Vec<Duration> = self.lane.sensors.iter().map(|wire| wire.period).collect();
         let mut schedule = Schedule::new(began, &periods);
         while BusPermits::wait_any_open(&self.ways) {
             self.look_at_closings(&mut schedule);
@@ -232,7 +232,7 @@ impl BusThread {
     /// Where something was closed, what is there may be another, and the bus as well. (While it is open the kernel
     /// keeps its adapter.) A sensor that needs nothing of what was closed goes on as if it had not been.
     fn look_at_closings(&mut self, schedule: &mut Schedule) {
-        for (place, (wire, (permits, need))) in self.line.sensors.iter_mut().zip(&self.ways).enumerate() {
+        for (place, (wire, (permits, need))) in self.lane.sensors.iter_mut().zip(&self.ways).enumerate() {
             let closings = permits.closings(*need);
             if std::mem::replace(&mut wire.closings, closings) == closings {
                 continue;
@@ -254,21 +254,21 @@ impl BusThread {
 
     /// One reading, a permit for each transfer; `None` if it may not be, or what it needs was closed meanwhile.
     fn read(&mut self, place: usize) -> Option<Read> {
-        if self.line.sensors.get(place).is_some_and(|wire| matches!(wire.source, Source::Chip { .. })) {
+        if self.lane.sensors.get(place).is_some_and(|wire| matches!(wire.source, Reader::Chip { .. })) {
             self.open();
         }
         if !self.is_wired(place) {
             return None;
         }
-        let Self { line, bus, ways, .. } = self;
-        let (wire, (permits, need)) = (line.sensors.get_mut(place)?, ways.get(place)?);
+        let Self { lane, bus, ways, .. } = self;
+        let (wire, (permits, need)) = (lane.sensors.get_mut(place)?, ways.get(place)?);
         let (address, closings) = (wire.source.address(), wire.closings);
         let granted = || {
             let permit = permits.try_acquire(*need, address.into()).ok()?;
             (permit.closings() == closings).then_some(permit)
         };
         let result = match (&mut wire.source, bus) {
-            (Source::File { file, .. }, _) => loop {
+            (Reader::File { file, .. }, _) => loop {
                 let permit = granted()?;
                 let progress = file.step();
                 drop(permit);
@@ -278,11 +278,11 @@ impl BusThread {
                     Progress::Fault(fault) => break Err(fault),
                 }
             },
-            (Source::Chip { .. }, None) => {
+            (Reader::Chip { .. }, None) => {
                 let _permit = granted()?;
                 Err(Fault::NoBus)
             }
-            (Source::Chip { chip, .. }, Some(bus)) => loop {
+            (Reader::Chip { chip, .. }, Some(bus)) => loop {
                 let permit = granted()?;
                 let value = bus.transfer(address, chip.next());
                 drop(permit);
@@ -309,7 +309,7 @@ impl BusThread {
 
     /// Opens the bus if it is not open. It is said once that it cannot be.
     fn open(&mut self) {
-        let Some((number, timeout)) = self.line.i2c else { return };
+        let Some((number, timeout)) = self.lane.i2c else { return };
         if self.bus.is_some() {
             return;
         }
@@ -332,7 +332,7 @@ impl BusThread {
 
     /// Who has the address, and what can be done.
     fn name_driver(&self, address: u8) {
-        let Some((number, _)) = self.line.i2c else { return };
+        let Some((number, _)) = self.lane.i2c else { return };
         let driver = self.buses.driver_of(number, address);
         let driver = driver.as_deref().unwrap_or("of an unknown name");
         tracing::warn!(
@@ -345,7 +345,7 @@ impl BusThread {
     fn count_lost(&mut self) {
         self.lost = self.lost.saturating_add(1);
         if self.lost.is_power_of_two() {
-            let Some((number, _)) = self.line.i2c else { return };
+            let Some((number, _)) = self.lane.i2c else { return };
             tracing::warn!(
                 bus = number,
                 lost = self.lost,

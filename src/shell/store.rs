@@ -204,14 +204,14 @@ fn crc32(bytes: &[u8]) -> u32 {
 
 /// What lies at a path.
 #[derive(Clone, Copy, Debug)]
-enum Found {
+enum AtPath {
     Nothing,
     Known(Record),
     /// It could not be used; it has been set aside, with a log line.
     Unusable,
 }
 
-impl Found {
+impl AtPath {
     fn record(self) -> Option<Record> {
         match self {
             Self::Known(record) => Some(record),
@@ -220,11 +220,11 @@ impl Found {
     }
 }
 
-fn find(path: &Path, boot: Option<&str>) -> Found {
+fn find(path: &Path, boot: Option<&str>) -> AtPath {
     let why = match read_line(path) {
-        Ok(None) => return Found::Nothing,
+        Ok(None) => return AtPath::Nothing,
         Ok(Some(line)) => match from_line(&line, boot) {
-            Ok(record) => return Found::Known(record),
+            Ok(record) => return AtPath::Known(record),
             Err(why) => why.to_owned(),
         },
         Err(error) => error.to_string(),
@@ -234,7 +234,7 @@ fn find(path: &Path, boot: Option<&str>) -> Found {
         Ok(()) => tracing::warn!("{} cannot be used: {why}; it is now {}", path.display(), aside.display()),
         Err(error) => tracing::warn!("{} cannot be used: {why}; nor set aside: {error}", path.display()),
     }
-    Found::Unusable
+    AtPath::Unusable
 }
 
 fn read_line(path: &Path) -> io::Result<Option<String>> {
@@ -256,17 +256,17 @@ fn read_line(path: &Path) -> io::Result<Option<String>> {
 /// nothing is known. What storage says may be older than what was answered last, so it never counts as of this boot; nor does
 /// what is in memory if it cannot be written now, and so may not have been written when it should, or if storage has what
 /// cannot be read.
-fn believed(in_memory: Found, on_storage: Found, writable: bool) -> Option<(Record, bool)> {
+fn believed(in_memory: AtPath, on_storage: AtPath, writable: bool) -> Option<(Record, bool)> {
     match (in_memory, on_storage) {
-        (Found::Known(memory), Found::Known(storage)) => {
+        (AtPath::Known(memory), AtPath::Known(storage)) => {
             let more_closed = memory.is_open() && !storage.is_open();
             let newer = storage.number > memory.number || (storage.number == memory.number && more_closed);
             Some(if newer { (storage, false) } else { (memory, writable) })
         }
-        (Found::Known(memory), Found::Nothing) => Some((memory, writable)),
-        (Found::Known(memory), Found::Unusable) => Some((memory, false)),
-        (Found::Nothing, Found::Known(storage)) => Some((storage, false)),
-        (Found::Unusable, _) | (Found::Nothing, Found::Nothing | Found::Unusable) => None,
+        (AtPath::Known(memory), AtPath::Nothing) => Some((memory, writable)),
+        (AtPath::Known(memory), AtPath::Unusable) => Some((memory, false)),
+        (AtPath::Nothing, AtPath::Known(storage)) => Some((storage, false)),
+        (AtPath::Unusable, _) | (AtPath::Nothing, AtPath::Nothing | AtPath::Unusable) => None,
     }
 }
 
@@ -286,7 +286,7 @@ pub(crate) fn open(places: Places, ids: &[u32]) -> (Vec<Option<Stored>>, Memory,
     let (mut known, mut cells) = (Vec::new(), Vec::new());
     for on_storage in &found {
         let path = memory.next();
-        let in_memory = path.as_deref().map_or(Found::Nothing, |path| find(path, boot));
+        let in_memory = path.as_deref().map_or(AtPath::Nothing, |path| find(path, boot));
         let (cell, stored) = Cell::open(path, in_memory, *on_storage, takes_files);
         cells.push(cell);
         known.push(stored);
@@ -376,14 +376,14 @@ impl Cell {
     /// And what is known of its host by it and by what is on storage. `takes_files`: its directory does.
     fn open(
         path: Option<PathBuf>,
-        in_memory: Found,
-        on_storage: Found,
+        in_memory: AtPath,
+        on_storage: AtPath,
         takes_files: bool,
     ) -> (Self, Option<Stored>) {
         let file = path.as_deref().filter(|_| in_memory.record().is_some()).map(files::open_to_write);
         let writable = takes_files && !matches!(file, Some(Err(_)));
         let believed = believed(in_memory, on_storage, writable);
-        let number = |found: Found| found.record().map_or(0, |record| record.number);
+        let number = |found: AtPath| found.record().map_or(0, |record| record.number);
         let cell = Self {
             path,
             file: file.and_then(Result::ok),

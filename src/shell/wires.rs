@@ -19,7 +19,7 @@ use crate::{
     logic::wires::{self, Chain},
     shell::{
         messages::Input,
-        permits::{BusId, HostIndex, Wiring},
+        permits::{BusId, HostIndex, WiringCount},
         ports::Buses,
     },
 };
@@ -32,13 +32,13 @@ pub(crate) struct Wires {
     /// The I2C number of each that has one, and whether it carries DIMMs.
     buses: Vec<Option<(u32, bool)>>,
     i2c: Arc<dyn Buses>,
-    found: Mutex<Found>,
+    found: Mutex<Probed>,
     to_loop: UnboundedSender<Input>,
 }
 
 #[derive(Default)]
-struct Found {
-    wiring: Wiring,
+struct Probed {
+    wiring: WiringCount,
     /// For each bus the others on which its transfers are seen.
     seen_on: Vec<Vec<usize>>,
     /// What was last said of each bus.
@@ -57,12 +57,12 @@ impl Wires {
             BusId::File(_) => None,
         };
         let seen_on = vec![Vec::new(); buses.len()];
-        let found = Found { wiring: 0, seen_on, said: vec![Chain::default(); buses.len()] };
+        let found = Probed { wiring: 0, seen_on, said: vec![Chain::default(); buses.len()] };
         Self { buses: buses.iter().map(number).collect(), i2c, found: Mutex::new(found), to_loop }
     }
 
     /// Looks, and tells the event loop if it is not as it was; which wiring this is.
-    pub(crate) fn look(&self) -> Wiring {
+    pub(crate) fn look(&self) -> WiringCount {
         // Kept while it is looked at, so that the last to look is the last to tell. Nothing here waits for a bus.
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         let chain = |bus: &Option<(u32, bool)>| bus.map(|(number, _)| (number, self.i2c.chain(number)));

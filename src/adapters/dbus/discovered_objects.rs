@@ -44,7 +44,7 @@ pub(crate) fn plain<'v, 'a>(value: &'v Variant<'a>) -> &'v Variant<'a> {
 
 /// What is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Kind {
+pub(crate) struct Carrier {
     /// The interface that such an object carries.
     pub(crate) carries: &'static str,
     /// The interface whose properties are read there.
@@ -105,7 +105,7 @@ pub(crate) struct Gathered {
 /// The objects of these kinds.
 #[derive(Debug)]
 pub(crate) struct DiscoveredObjects<T> {
-    kinds: &'static [Kind],
+    kinds: &'static [Carrier],
     objects: BTreeMap<Place, Object<T>>,
     /// The unique name of each service that has any, once it has answered.
     services: BTreeMap<String, Option<String>>,
@@ -119,7 +119,7 @@ pub(crate) struct DiscoveredObjects<T> {
 }
 
 impl<T: PartialEq> DiscoveredObjects<T> {
-    pub(crate) fn new(kinds: &'static [Kind]) -> Self {
+    pub(crate) fn new(kinds: &'static [Carrier]) -> Self {
         Self {
             kinds,
             objects: BTreeMap::new(),
@@ -144,7 +144,7 @@ impl<T: PartialEq> DiscoveredObjects<T> {
         for member in ["InterfacesAdded", "InterfacesRemoved"] {
             calls.push(subscribe(&objects(member, &format!("{ROOT}/")))?);
         }
-        for Kind { read, .. } in self.kinds {
+        for Carrier { read, .. } in self.kinds {
             let rule = format!(
                 "type='signal',interface='{PROPERTIES}',member='PropertiesChanged',path_namespace='{ROOT}',arg0='{read}'"
             );

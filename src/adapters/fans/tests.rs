@@ -12,7 +12,7 @@ const PWM: &str = "/xyz/openbmc_project/control/fanpwm/Pwm_1";
 const GUARD: &str = "/xyz/openbmc_project/sensors/temperature/Inlet";
 const CONTROL: &str = "xyz.openbmc_project.State.FanCtrl";
 const SENSORS: &str = "xyz.openbmc_project.FanSensor";
-const S2: Wanted = Wanted::Held { level: FanLevel::S2, at_least_found: false };
+const S2: FanDemand = FanDemand::Held { level: FanLevel::S2, at_least_found: false };
 
 fn settings() -> config::Fans {
     config::Fans {
@@ -23,9 +23,9 @@ fn settings() -> config::Fans {
     }
 }
 
-fn fans(left: &[&str]) -> Fans {
+fn fans(left: &[&str]) -> FanControl {
     let left = left.iter().map(|zone| (*zone).to_owned()).collect();
-    Fans::new([settings()].iter(), Held::default(), left)
+    FanControl::new([settings()].iter(), Held::default(), left)
 }
 
 /// What a call does: the last part of its path, its member, and for a Set the value.
@@ -61,7 +61,7 @@ impl World {
         Self { manual: false, target: 90, sets: Vec::new(), events: Vec::new() }
     }
 
-    fn carry(&mut self, fans: &mut Fans, mut calls: Vec<Message>) {
+    fn carry(&mut self, fans: &mut FanControl, mut calls: Vec<Message>) {
         for _ in 0..100 {
             if calls.is_empty() {
                 return;
@@ -103,14 +103,14 @@ impl World {
     }
 }
 
-fn started(left: &[&str]) -> (Fans, World) {
+fn started(left: &[&str]) -> (FanControl, World) {
     let (mut fans, mut world) = (fans(left), World::new());
     let begin = fans.start().unwrap();
     world.carry(&mut fans, begin);
     (fans, world)
 }
 
-fn held(wanted: Wanted) -> (Fans, World) {
+fn held(wanted: FanDemand) -> (FanControl, World) {
     let (mut fans, mut world) = started(&[]);
     let outcome = fans.order(0, wanted).unwrap();
     world.carry(&mut fans, outcome.calls);
@@ -121,15 +121,15 @@ fn held(wanted: Wanted) -> (Fans, World) {
 fn manual_is_read_back_before_a_target_is_set_and_given_back_alone() {
     let (mut fans, mut world) = held(S2);
     assert_eq!(world.sets, ["zone0 Manual=true", "Pwm_1 Target=160"]);
-    let stall = Wanted::Held { level: FanLevel::Stall, at_least_found: false };
+    let stall = FanDemand::Held { level: FanLevel::Stall, at_least_found: false };
     let outcome = fans.order(0, stall).unwrap();
     assert_eq!(all_said(&outcome.calls), ["Pwm_1 Target=255"]);
     world.carry(&mut fans, outcome.calls);
-    let outcome = fans.order(0, Wanted::Free).unwrap();
+    let outcome = fans.order(0, FanDemand::Free).unwrap();
     assert_eq!(all_said(&outcome.calls), ["zone0 Manual=false"]);
     world.carry(&mut fans, outcome.calls);
     assert_eq!(fans.zones_in_hand().count(), 0);
-    assert_eq!(all_said(&fans.order(0, Wanted::Free).unwrap().calls), Vec::<String>::new());
+    assert_eq!(all_said(&fans.order(0, FanDemand::Free).unwrap().calls), Vec::<String>::new());
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn a_zone_that_does_not_keep_manual_is_not_driven() {
 fn never_below_what_was_found() {
     let (mut fans, mut world) = started(&[]);
     world.target = 210;
-    let wanted = Wanted::Held { level: FanLevel::S2, at_least_found: true };
+    let wanted = FanDemand::Held { level: FanLevel::S2, at_least_found: true };
     let outcome = fans.order(0, wanted).unwrap();
     world.carry(&mut fans, outcome.calls);
     assert_eq!(world.sets, ["zone0 Manual=true", "Pwm_1 Target=210"]);
@@ -157,7 +157,7 @@ fn never_below_what_was_found() {
 #[test]
 fn a_found_target_that_comes_late_still_counts() {
     let (mut fans, _) = started(&[]);
-    let outcome = fans.order(0, Wanted::Held { level: FanLevel::S2, at_least_found: true }).unwrap();
+    let outcome = fans.order(0, FanDemand::Held { level: FanLevel::S2, at_least_found: true }).unwrap();
     let (get, set) = (calls(&outcome.calls, "Get")[0], calls(&outcome.calls, "Set")[0]);
     let after = fans.returned(serial(set), &reply(set, ":1.5", &())).unwrap().unwrap();
     let check = calls(&after.calls, "Get")[0];
@@ -228,7 +228,7 @@ fn an_error_or_no_answer_holds_up_nothing() {
     let after = fans.returned(serial(set), &failed(set)).unwrap().unwrap();
     assert_eq!(all_said(&after.calls), Vec::<String>::new());
     // It may have been done all the same: it is given back.
-    let outcome = fans.order(0, Wanted::Free).unwrap();
+    let outcome = fans.order(0, FanDemand::Free).unwrap();
     assert_eq!(all_said(&outcome.calls), ["zone0 Manual=false"]);
     // That is never answered; the next hold does not wait for it.
     let outcome = fans.order(0, S2).unwrap();
@@ -239,7 +239,7 @@ fn an_error_or_no_answer_holds_up_nothing() {
 #[test]
 fn a_hold_that_was_refused_is_tried_again_by_itself_and_at_the_next_order() {
     let (mut fans, mut world) = started(&[]);
-    let refuse = |fans: &mut Fans, calls: &[Message]| {
+    let refuse = |fans: &mut FanControl, calls: &[Message]| {
         let set = calls.iter().find(|call| said(call) == "zone0 Manual=true").unwrap();
         let after = fans.returned(serial(set), &failed(set)).unwrap().unwrap();
         assert_eq!(all_said(&after.calls), Vec::<String>::new());
@@ -255,7 +255,7 @@ fn a_hold_that_was_refused_is_tried_again_by_itself_and_at_the_next_order() {
     }
     refuse(&mut fans, &outcome.calls);
     // The next order does not wait for the pause.
-    let stall = Wanted::Held { level: FanLevel::Stall, at_least_found: false };
+    let stall = FanDemand::Held { level: FanLevel::Stall, at_least_found: false };
     let outcome = fans.order(0, stall).unwrap();
     assert_eq!(all_said(&outcome.calls), ["zone0 Manual=true"]);
     world.carry(&mut fans, outcome.calls);
@@ -267,8 +267,8 @@ fn a_hold_that_was_refused_is_tried_again_by_itself_and_at_the_next_order() {
 #[test]
 fn a_release_or_a_speed_that_was_refused_is_tried_again_too() {
     let (mut fans, mut world) = held(S2);
-    let stall = Wanted::Held { level: FanLevel::Stall, at_least_found: false };
-    for (wanted, says) in [(stall, "Pwm_1 Target=255"), (Wanted::Free, "zone0 Manual=false")] {
+    let stall = FanDemand::Held { level: FanLevel::Stall, at_least_found: false };
+    for (wanted, says) in [(stall, "Pwm_1 Target=255"), (FanDemand::Free, "zone0 Manual=false")] {
         let outcome = fans.order(0, wanted).unwrap();
         assert_eq!(all_said(&outcome.calls), [says]);
         fans.returned(serial(&outcome.calls[0]), &failed(&outcome.calls[0])).unwrap().unwrap();
@@ -303,13 +303,13 @@ fn each_zone_may_be_dropped_as_often_as_any_other() {
     const OTHER: &str = "/xyz/openbmc_project/settings/fanctrl/zone1";
     let mut settings = settings();
     settings.zones.push(OTHER.to_owned());
-    let mut fans = Fans::new([settings].iter(), Held::default(), Vec::new());
+    let mut fans = FanControl::new([settings].iter(), Held::default(), Vec::new());
     let mut world = World::new();
     let begin = fans.start().unwrap();
     world.carry(&mut fans, begin);
     let outcome = fans.order(0, S2).unwrap();
     world.carry(&mut fans, outcome.calls);
-    let mut drop = |fans: &mut Fans, zone: &str| {
+    let mut drop = |fans: &mut FanControl, zone: &str| {
         let outcome = fans.hear(&changed(":1.5", zone, MODE, MANUAL, Variant::Bool(false))).unwrap();
         let sets = calls(&outcome.calls, "Set").len();
         world.carry(fans, outcome.calls);
@@ -327,12 +327,13 @@ fn each_zone_may_be_dropped_as_often_as_any_other() {
 fn what_was_left_held_is_given_back_when_the_host_says_so() {
     let (mut fans, mut world) = started(&[ZONE]);
     assert_eq!(world.sets, Vec::<String>::new());
-    let outcome = fans.order(0, Wanted::Free).unwrap();
+    let outcome = fans.order(0, FanDemand::Free).unwrap();
     world.carry(&mut fans, outcome.calls);
     assert_eq!(world.sets, ["zone0 Manual=false"]);
     // Of no host's zones nobody says anything: at once.
     let (_, world) = {
-        let mut fans = Fans::new([config::Host::new(0).fans].iter(), Held::default(), vec![ZONE.to_owned()]);
+        let mut fans =
+            FanControl::new([config::Host::new(0).fans].iter(), Held::default(), vec![ZONE.to_owned()]);
         let mut world = World::new();
         let begin = fans.start().unwrap();
         world.carry(&mut fans, begin);
@@ -347,7 +348,7 @@ fn a_guard_alarm_counts_while_held_and_as_it_begins() {
     let alarm = changed(":1.6", GUARD, CRITICAL, ALARM_HIGH, Variant::Bool(true));
     assert_eq!(fans.hear(&alarm).unwrap().events, []);
     assert_eq!(fans.order(0, S2).unwrap().events, [(0, Event::GuardAlarm)]);
-    fans.order(0, Wanted::Free).unwrap();
+    fans.order(0, FanDemand::Free).unwrap();
     let over = changed(":1.6", GUARD, CRITICAL, ALARM_HIGH, Variant::Bool(false));
     assert_eq!(fans.hear(&over).unwrap().events, []);
     assert_eq!(fans.order(0, S2).unwrap().events, []);
@@ -356,19 +357,19 @@ fn a_guard_alarm_counts_while_held_and_as_it_begins() {
 
 #[test]
 fn a_zone_of_two_hosts_is_held_for_either_at_the_higher_speed() {
-    let mut fans = Fans::new([settings(), settings()].iter(), Held::default(), Vec::new());
+    let mut fans = FanControl::new([settings(), settings()].iter(), Held::default(), Vec::new());
     let mut world = World::new();
     let begin = fans.start().unwrap();
     world.carry(&mut fans, begin);
     let outcome = fans.order(0, S2).unwrap();
     world.carry(&mut fans, outcome.calls);
-    let outcome = fans.order(1, Wanted::Held { level: FanLevel::Stall, at_least_found: false }).unwrap();
+    let outcome = fans.order(1, FanDemand::Held { level: FanLevel::Stall, at_least_found: false }).unwrap();
     world.carry(&mut fans, outcome.calls);
-    let outcome = fans.order(0, Wanted::Free).unwrap();
+    let outcome = fans.order(0, FanDemand::Free).unwrap();
     world.carry(&mut fans, outcome.calls);
     assert_eq!(world.target, 255);
     assert!(world.manual);
-    let outcome = fans.order(1, Wanted::Free).unwrap();
+    let outcome = fans.order(1, FanDemand::Free).unwrap();
     world.carry(&mut fans, outcome.calls);
     assert!(!world.manual);
 }

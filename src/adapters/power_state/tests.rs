@@ -10,12 +10,12 @@ use crate::adapters::dbus::{
 #[test]
 fn names_are_those_of_the_contract() {
     assert_eq!(
-        Kind::Chassis.names(0),
+        Property::Chassis.names(0),
         ["xyz.openbmc_project.State.Chassis0", "xyz.openbmc_project.State.Chassis"]
     );
-    assert_eq!(Kind::Host.names(3), ["xyz.openbmc_project.State.Host3"]);
+    assert_eq!(Property::Host.names(3), ["xyz.openbmc_project.State.Host3"]);
     assert_eq!(
-        Kind::Os.names(0),
+        Property::Os.names(0),
         [
             "xyz.openbmc_project.State.Host0",
             "xyz.openbmc_project.State.Host",
@@ -51,7 +51,7 @@ fn answer(
                     let to = header.destination().unwrap().to_string();
                     let body = call.body();
                     let (interface, _) = body.deserialize::<(&str, &str)>().unwrap();
-                    if interface == Kind::Os.interface() {
+                    if interface == Property::Os.interface() {
                         of_os.push(to.clone());
                     }
                     answer(&call, &to)
@@ -181,7 +181,7 @@ fn nonsense_without_end_is_a_few_lines() {
     let owner = |name: &str| name.ends_with("Chassis0").then_some(":1.8");
     let (_, events) = answer(&mut power, start, owner, nonsense);
     assert_eq!(events, [Event::Chassis(None)]);
-    let key = (CHASSIS_PATH, Kind::Chassis.interface(), Kind::Chassis.property());
+    let key = (CHASSIS_PATH, Property::Chassis.interface(), Property::Chassis.property());
     for _ in 0..10_000 {
         let body = (key.1, BTreeMap::from([(key.2, Variant::from("nonsense"))]), [""; 0].as_slice());
         let signal = Message::signal(key.0, "org.freedesktop.DBus.Properties", "PropertiesChanged");

@@ -4,7 +4,7 @@
 //! Owns: the edges of off, resets, and the history. The state itself is the machine's.
 
 use crate::logic::{
-    acpi::Kind,
+    acpi::StateKind,
     history::{History, Transition},
     time::Time,
 };
@@ -54,24 +54,24 @@ impl Boot {
     }
 
     /// A state was entered, or the same one for a new cause.
-    pub(super) fn entered(&mut self, now: Time, kind: Kind) {
+    pub(super) fn entered(&mut self, now: Time, kind: StateKind) {
         match kind {
-            Kind::Post if !self.was_off => {
+            StateKind::Post if !self.was_off => {
                 self.begin(now);
                 self.history.firmware_seen(now);
             }
-            Kind::Working if self.history.in_boot() => self.history.booted(now),
-            Kind::OffLike => self.history.boot_abandoned(),
-            Kind::Post | Kind::Working | Kind::Sleep | Kind::Unknown => {}
+            StateKind::Working if self.history.in_boot() => self.history.booted(now),
+            StateKind::OffLike => self.history.boot_abandoned(),
+            StateKind::Post | StateKind::Working | StateKind::Sleep | StateKind::Unknown => {}
         }
     }
 
     /// The state as it is now; `reported` by the host.
-    pub(super) fn note_seen(&mut self, kind: Kind, reported: bool) {
+    pub(super) fn note_seen(&mut self, kind: StateKind, reported: bool) {
         if !self.was_off {
-            let working = kind == Kind::Working;
+            let working = kind == StateKind::Working;
             self.worked |= working;
-            self.firmware_seen |= working || (kind == Kind::Post && reported);
+            self.firmware_seen |= working || (kind == StateKind::Post && reported);
         }
     }
 

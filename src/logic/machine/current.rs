@@ -4,7 +4,7 @@
 //! Owns: state, cause, since when, and the host's own reports. During a barrier it is ahead of what Get returns.
 
 use crate::logic::{
-    acpi::{AcpiState, Kind},
+    acpi::{AcpiState, StateKind},
     cause::Cause,
     time::Time,
 };
@@ -52,7 +52,7 @@ impl Current {
         self.device
     }
 
-    pub(crate) fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> StateKind {
         self.state.kind()
     }
 
@@ -110,17 +110,17 @@ impl Current {
     }
 
     /// An inferred state's device: what the host said of it before is no longer true (note A1).
-    fn infer_device(&mut self, of: Kind) {
+    fn infer_device(&mut self, of: StateKind) {
         self.device = match of {
-            Kind::Working => AcpiState::S0G0D0,
-            Kind::Post => AcpiState::S2D2,
-            Kind::OffLike => AcpiState::S3D3,
-            Kind::Sleep | Kind::Unknown => self.device,
+            StateKind::Working => AcpiState::S0G0D0,
+            StateKind::Post => AcpiState::S2D2,
+            StateKind::OffLike => AcpiState::S3D3,
+            StateKind::Sleep | StateKind::Unknown => self.device,
         };
     }
 
     /// The same of a state that the daemon found when it came, unless the host has said something since.
-    pub(super) fn find_device(&mut self, of: Kind) {
+    pub(super) fn find_device(&mut self, of: StateKind) {
         if self.device == AcpiState::Unknown {
             self.infer_device(of);
         }

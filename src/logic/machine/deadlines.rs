@@ -9,10 +9,10 @@ use core::time::Duration;
 
 use super::{Machine, Start, timers::Timer};
 use crate::logic::{
-    acpi::Kind,
+    acpi::StateKind,
     cause::Cause,
     diagnosis::{DIMMS_FROM, DIMMS_FROM_OPEN, MUTE_AFTER},
-    evidence::Host,
+    evidence::HostState,
     time::Time,
 };
 
@@ -39,7 +39,7 @@ impl Machine {
             Timer::AckCap => self.barrier.cap(),
             Timer::Handover => self.handover.late_at(),
             Timer::Hold => {
-                let in_post = current.kind() == Kind::Post;
+                let in_post = current.kind() == StateKind::Post;
                 Some(self.gate.closed_since()? + if in_post { Duration::ZERO } else { timing.hold_after })
             }
             Timer::BootHold => {
@@ -79,24 +79,24 @@ impl Machine {
             return None;
         }
         match self.power.host()? {
-            Host::Off => Some(self.power.host_since() + self.settings.timing.host_off),
+            HostState::Off => Some(self.power.host_since() + self.settings.timing.host_off),
             // From an off-like state nothing changes.
             // What was Set stands for as long: rule 1.
-            Host::Running if self.is_decided() && !self.current.state().is_off_like() => {
+            HostState::Running if self.is_decided() && !self.current.state().is_off_like() => {
                 let since = self.power.host_since().max(self.current.since());
                 Some(since + self.settings.timing.reset_confirm)
             }
-            Host::Running | Host::Halted | Host::TransitioningToOff => None,
+            HostState::Running | HostState::Halted | HostState::TransitioningToOff => None,
         }
     }
 
     /// How long POST must be complete for rule 7 to make the state `S0_G0_D0`.
     fn post_complete_for(&self) -> Option<Duration> {
         match (self.current.kind(), self.current.cause()) {
-            (Kind::Working, _) => None,
-            (Kind::Post, Cause::HostReport) => Some(POST_COMPLETE_REPORTED),
-            (Kind::Post, _) => Some(POST_COMPLETE),
-            (Kind::OffLike | Kind::Sleep | Kind::Unknown, _) => {
+            (StateKind::Working, _) => None,
+            (StateKind::Post, Cause::HostReport) => Some(POST_COMPLETE_REPORTED),
+            (StateKind::Post, _) => Some(POST_COMPLETE),
+            (StateKind::OffLike | StateKind::Sleep | StateKind::Unknown, _) => {
                 self.settings.evidence.s0_from_post_complete.then_some(POST_COMPLETE)
             }
         }

@@ -19,7 +19,7 @@ use crate::{
 
 /// How far the way to the host, or back, has got.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-enum Way {
+enum Step {
     /// The bus is the BMC's, or it is nobody's business.
     Ours,
     /// To the host: transfers end. At the latest then.
@@ -40,7 +40,7 @@ pub(super) struct Handover {
     has_mux: bool,
     has_units: bool,
     ack_cap: Duration,
-    way: Way,
+    way: Step,
     /// Orders of the present step: they wait for no answer.
     orders: Vec<Effect>,
 }
@@ -51,26 +51,26 @@ impl Handover {
             has_mux: host.spd_mux.is_some(),
             has_units: !host.quiesce.is_empty(),
             ack_cap: host.timing.ack_cap,
-            way: Way::Ours,
+            way: Step::Ours,
             orders: Vec::new(),
         }
     }
 
     /// A transfer may begin, if the gate is open.
     pub(super) fn is_ours(&self) -> bool {
-        self.way == Way::Ours
+        self.way == Step::Ours
     }
 
     /// It waits for the transfers that are under way.
     pub(super) fn is_draining(&self) -> bool {
-        matches!(self.way, Way::Draining(_))
+        matches!(self.way, Step::Draining(_))
     }
 
     /// When what is left is done without waiting.
     pub(super) fn late_at(&self) -> Option<Time> {
         match self.way {
-            Way::Draining(at) | Way::Stopping(at) | Way::Switching(at) => Some(at),
-            Way::Ours | Way::Theirs | Way::Returning => None,
+            Step::Draining(at) | Step::Stopping(at) | Step::Switching(at) => Some(at),
+            Step::Ours | Step::Theirs | Step::Returning => None,
         }
     }
 
@@ -86,15 +86,15 @@ impl Handover {
             return;
         }
         match (open, self.way) {
-            (false, Way::Ours | Way::Returning) => {
+            (false, Step::Ours | Step::Returning) => {
                 let own = now + self.ack_cap;
-                self.way = Way::Draining(cap.map_or(own, |cap| cap.min(own)));
+                self.way = Step::Draining(cap.map_or(own, |cap| cap.min(own)));
             }
-            (true, Way::Draining(_) | Way::Stopping(_) | Way::Switching(_) | Way::Theirs) => {
+            (true, Step::Draining(_) | Step::Stopping(_) | Step::Switching(_) | Step::Theirs) => {
                 self.take_back(epoch);
             }
-            (true, Way::Ours | Way::Returning)
-            | (false, Way::Draining(_) | Way::Stopping(_) | Way::Switching(_) | Way::Theirs) => {}
+            (true, Step::Ours | Step::Returning)
+            | (false, Step::Draining(_) | Step::Stopping(_) | Step::Switching(_) | Step::Theirs) => {}
         }
     }
 
@@ -102,29 +102,29 @@ impl Handover {
     /// host's is answered now.
     #[must_use]
     pub(super) fn drained(&mut self, epoch: Epoch) -> bool {
-        if let Way::Draining(at) = self.way {
+        if let Step::Draining(at) = self.way {
             self.stop_units(at, epoch);
         }
         match self.way {
-            Way::Ours | Way::Theirs | Way::Returning => true,
-            Way::Draining(_) | Way::Stopping(_) | Way::Switching(_) => false,
+            Step::Ours | Step::Theirs | Step::Returning => true,
+            Step::Draining(_) | Step::Stopping(_) | Step::Switching(_) => false,
         }
     }
 
     /// The units have stopped, or never will.
     #[must_use]
     pub(super) fn quiesced(&mut self, epoch: Epoch) -> bool {
-        let Way::Stopping(at) = self.way else { return false };
+        let Step::Stopping(at) = self.way else { return false };
         self.give_mux(at, epoch);
-        self.way == Way::Theirs
+        self.way == Step::Theirs
     }
 
     /// The mux is at the host.
     #[must_use]
     pub(super) fn mux_given(&mut self) -> bool {
-        let given = matches!(self.way, Way::Switching(_));
+        let given = matches!(self.way, Step::Switching(_));
         if given {
-            self.way = Way::Theirs;
+            self.way = Step::Theirs;
         }
         given
     }
@@ -132,7 +132,7 @@ impl Handover {
     fn stop_units(&mut self, at: Time, epoch: Epoch) {
         if self.has_units {
             self.orders.push(Effect::Quiesce(epoch));
-            self.way = Way::Stopping(at);
+            self.way = Step::Stopping(at);
         } else {
             self.give_mux(at, epoch);
         }
@@ -141,9 +141,9 @@ impl Handover {
     fn give_mux(&mut self, at: Time, epoch: Epoch) {
         if self.has_mux {
             self.orders.push(Effect::MuxToHost(epoch));
-            self.way = Way::Switching(at);
+            self.way = Step::Switching(at);
         } else {
-            self.way = Way::Theirs;
+            self.way = Step::Theirs;
         }
     }
 
@@ -153,16 +153,16 @@ impl Handover {
         if self.has_units && self.is_draining() {
             self.orders.push(Effect::Quiesce(epoch));
         }
-        if self.has_mux && !matches!(self.way, Way::Switching(_)) {
+        if self.has_mux && !matches!(self.way, Step::Switching(_)) {
             self.orders.push(Effect::MuxToHost(epoch));
         }
-        self.way = Way::Theirs;
+        self.way = Step::Theirs;
     }
 
     fn take_back(&mut self, epoch: Epoch) {
         if self.has_mux {
             self.orders.push(Effect::MuxToBmc(epoch));
-            self.way = Way::Returning;
+            self.way = Step::Returning;
         } else {
             self.taken_back();
         }
@@ -170,13 +170,13 @@ impl Handover {
 
     /// The mux is at the BMC.
     pub(super) fn mux_taken(&mut self) {
-        if self.way == Way::Returning {
+        if self.way == Step::Returning {
             self.taken_back();
         }
     }
 
     fn taken_back(&mut self) {
-        self.way = Way::Ours;
+        self.way = Step::Ours;
         if self.has_units {
             // In one order with what stops them, also while a Set waits.
             self.orders.push(Effect::Unquiesce);

@@ -9,7 +9,7 @@ use core::time::Duration;
 use crate::{
     config,
     logic::{
-        evidence::{Chassis, Found, Host, Os, Seen, Untold},
+        evidence::{Chassis, Found, HostState, Os, Seen, Untold},
         time::{Time, track},
     },
 };
@@ -27,8 +27,8 @@ pub(super) struct Edge {
 /// The host's state has changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct HostChange {
-    pub(super) from: Option<Host>,
-    pub(super) to: Host,
+    pub(super) from: Option<HostState>,
+    pub(super) to: HostState,
 }
 
 /// Power of one host.
@@ -37,7 +37,7 @@ pub(crate) struct Power {
     worth: config::Evidence,
     host_off: Duration,
     chassis: Seen<Chassis>,
-    host: Seen<Host>,
+    host: Seen<HostState>,
     os: Seen<Os>,
     /// Who is not believed holds a name that reports one of them (note B1).
     strangers: bool,
@@ -80,7 +80,7 @@ impl Power {
         self.chassis.update(value)
     }
 
-    pub(super) fn set_host(&mut self, now: Time, value: Option<Host>) -> Option<HostChange> {
+    pub(super) fn set_host(&mut self, now: Time, value: Option<HostState>) -> Option<HostChange> {
         let from = self.host.update(value);
         let to = self.host.last()?;
         if from == Some(to) {
@@ -136,9 +136,9 @@ impl Power {
             (Some(Chassis::Off), _) => Some(Chassis::Off),
             (chassis, Some(host)) if self.worth.host_off_is_off => match host {
                 // A host that is neither off nor running has power, for all we know.
-                Host::Running | Host::Halted => Some(Chassis::On),
-                Host::Off if off_for_long => Some(Chassis::Off),
-                Host::Off | Host::TransitioningToOff => self.seen.or(chassis),
+                HostState::Running | HostState::Halted => Some(Chassis::On),
+                HostState::Off if off_for_long => Some(Chassis::Off),
+                HostState::Off | HostState::TransitioningToOff => self.seen.or(chassis),
             },
             (chassis, _) => chassis,
         };
@@ -176,7 +176,7 @@ impl Power {
         self.chassis.last()
     }
 
-    pub(crate) fn host(&self) -> Option<Host> {
+    pub(crate) fn host(&self) -> Option<HostState> {
         self.host.last()
     }
 
@@ -186,7 +186,7 @@ impl Power {
 
     /// It runs, or nobody has reported whether.
     pub(super) fn host_may_run(&self) -> bool {
-        self.host.last().is_none_or(|host| host == Host::Running)
+        self.host.last().is_none_or(|host| host == HostState::Running)
     }
 
     /// Chassis Off, or with `host_off_is_off` what counts as it (note 7).
@@ -258,7 +258,7 @@ impl Power {
 
     /// With `host_off_is_off`: when a host that is Off counts as chassis Off (note 7).
     pub(super) fn host_off_at(&self) -> Option<Time> {
-        let counts = self.worth.host_off_is_off && self.host.last() == Some(Host::Off);
+        let counts = self.worth.host_off_is_off && self.host.last() == Some(HostState::Off);
         counts.then_some(self.host_since + self.host_off)
     }
 

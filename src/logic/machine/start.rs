@@ -4,7 +4,7 @@
 use core::time::Duration;
 
 use crate::logic::{
-    acpi::{AcpiState, Kind},
+    acpi::{AcpiState, StateKind},
     cause::Cause,
     diagnosis::DimmCount,
     evidence::Os,
@@ -36,7 +36,7 @@ impl Stored {
 
 /// The evidence that rule 6 decides by.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Found {
+pub(super) struct Evidence {
     /// Chassis Off, or what counts as it.
     pub(super) off: bool,
     /// The host is known not to run.
@@ -57,13 +57,13 @@ pub(super) struct Decision {
 }
 
 /// Rule 6, first to last.
-pub(super) fn decide(found: Found) -> Decision {
-    let Found { off, stopped, post, stored } = found;
+pub(super) fn decide(found: Evidence) -> Decision {
+    let Evidence { off, stopped, post, stored } = found;
     let restored = |s: Stored| (s.state, Cause::Restored);
     let unknown = (AcpiState::Unknown, Cause::Startup);
     let working = stored.filter(|s| s.state.is_working());
     let resting = stored.filter(|s| s.state.is_off_like() || s.state.is_sleep());
-    let in_post = stored.filter(|s| s.reset_suspected || s.state.kind() == Kind::Post);
+    let in_post = stored.filter(|s| s.reset_suspected || s.state.kind() == StateKind::Post);
     let confirmed = working.filter(|s| s.same_bmc_boot);
     let mut locked = false;
 
@@ -77,7 +77,7 @@ pub(super) fn decide(found: Found) -> Decision {
             Os::Inactive => (AcpiState::S2D2, Cause::Startup),
         }
     } else if let Some(s) = in_post {
-        let used = s.state.kind() == Kind::Post;
+        let used = s.state.kind() == StateKind::Post;
         (AcpiState::S2D2, if used { Cause::Restored } else { Cause::Startup })
     } else if let Some(s) = confirmed {
         restored(s)

@@ -3,7 +3,7 @@
 //!
 //! Owns: whether there is one, and what has been heard since. What follows when its time has passed is the machine's.
 
-use crate::logic::acpi::Kind;
+use crate::logic::acpi::StateKind;
 
 /// The host left Running under power, and nobody has said why.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,11 +45,18 @@ impl Suspicion {
     }
 
     /// The host has reported a state.
-    pub(super) fn host_reports(&mut self, state: Kind, running: bool) {
+    pub(super) fn host_reports(&mut self, state: StateKind, running: bool) {
         match (&mut self.0, state) {
-            (Some(_), Kind::Working) if running => self.clear(),
-            (Some(reset), Kind::Post | Kind::OffLike) => reset.reported = true,
-            (_, Kind::Working | Kind::Post | Kind::OffLike | Kind::Sleep | Kind::Unknown) => {}
+            (Some(_), StateKind::Working) if running => self.clear(),
+            (Some(reset), StateKind::Post | StateKind::OffLike) => reset.reported = true,
+            (
+                _,
+                StateKind::Working
+                | StateKind::Post
+                | StateKind::OffLike
+                | StateKind::Sleep
+                | StateKind::Unknown,
+            ) => {}
         }
         if running {
             self.host_runs();

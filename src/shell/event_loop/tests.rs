@@ -8,7 +8,7 @@ use crate::{
     config::Host,
     logic::{
         acpi::AcpiState,
-        evidence::{Chassis, Host as HostState},
+        evidence::{Chassis, HostState},
     },
     shell::permits::BusId,
 };

@@ -82,10 +82,10 @@ struct Bench {
 }
 
 /// A sensor at 0x18 and an empty slot.
-fn line() -> Line {
+fn lane() -> Lane {
     let wire = |sensor, address| {
         let chip = Chip::new(Device::Jc42, 0).unwrap();
-        let source = Source::Chip { address, chip };
+        let source = Reader::Chip { address, chip };
         Wire {
             sensor,
             bus: BusId::I2c(3),
@@ -96,7 +96,7 @@ fn line() -> Line {
             closings: 0,
         }
     };
-    Line { i2c: Some((3, SOON)), sensors: vec![wire(0, 0x18), wire(1, 0x19)] }
+    Lane { i2c: Some((3, SOON)), sensors: vec![wire(0, 0x18), wire(1, 0x19)] }
 }
 
 /// One bus with these, on a clock a hundred times faster than life.
@@ -107,7 +107,7 @@ fn bench(missing: usize) -> Bench {
     let buses: Arc<dyn Buses> = Arc::new(Buses2(Arc::clone(&watched)));
     let (to_loop, results) = unbounded_channel();
     let poller =
-        Poller::start(vec![line()], &buses, unwired(&buses), &permits, Clock::scaled(100), &to_loop).unwrap();
+        Poller::start(vec![lane()], &buses, unwired(&buses), &permits, Clock::scaled(100), &to_loop).unwrap();
     let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
     Bench { permits, watched, poller: Some(poller), results, runtime }
 }
@@ -178,10 +178,10 @@ fn a_thread_that_comes_late_keeps_the_places_in_time() {
     bench.results = results;
     permits.set(LEASE, |_| true, |_| true);
     let wires = Arc::new(unwired(&buses));
-    let line = line();
-    let ways = line.sensors.iter().map(|wire| (permits.bus(BusId::I2c(3)).unwrap(), wire.need)).collect();
-    let late = BusThread::new(line, buses, wires, ways, Clock::by_hand(&HAND), to_loop);
-    let thread = thread::spawn(|| late.run(Time::ZERO));
+    let its_lane = lane();
+    let ways = its_lane.sensors.iter().map(|wire| (permits.bus(BusId::I2c(3)).unwrap(), wire.need)).collect();
+    let thread_of_it = BusThread::new(its_lane, buses, wires, ways, Clock::by_hand(&HAND), to_loop);
+    let thread = thread::spawn(|| thread_of_it.run(Time::ZERO));
     assert_eq!(bench.next().0, 0, "its turn has passed, and so is now");
     HAND.0.store(500, Ordering::SeqCst);
     assert_eq!(bench.next().0, 1);
@@ -246,7 +246,7 @@ fn a_closing_of_a_gate_is_not_seen_beside_it() {
     const PERIOD: Duration = Duration::from_millis(200);
     let permits = Permits::new(1, [3, 5]);
     let beside = Arc::new(Beside { permits: permits.clone(), log: Mutex::default() });
-    let source = Source::Chip { address: 0x18, chip: Chip::new(Device::Jc42, 0).unwrap() };
+    let source = Reader::Chip { address: 0x18, chip: Chip::new(Device::Jc42, 0).unwrap() };
     let need = Need::Power(0);
     let wire = Wire {
         sensor: 0,
@@ -257,12 +257,12 @@ fn a_closing_of_a_gate_is_not_seen_beside_it() {
         said_bound: false,
         closings: Closings::MAX,
     };
-    let line = Line { i2c: Some((5, SOON)), sensors: vec![wire] };
+    let lane = Lane { i2c: Some((5, SOON)), sensors: vec![wire] };
     let buses: Arc<dyn Buses> = Arc::new(OfCpu(Arc::clone(&beside)));
     let (to_loop, mut results) = unbounded_channel();
     permits.set(LEASE, |_| true, |_| true);
     let _poller =
-        Poller::start(vec![line], &buses, unwired(&buses), &permits, Clock::scaled(100), &to_loop).unwrap();
+        Poller::start(vec![lane], &buses, unwired(&buses), &permits, Clock::scaled(100), &to_loop).unwrap();
     let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for turn in 0..13 {
         let next = runtime.block_on(async { tokio::time::timeout(SOON, results.recv()).await });
@@ -333,16 +333,16 @@ fn a_page_is_selected_with_the_gate_open_only() {
     let permits = Permits::new(1, [3]);
     let hub = Arc::new(Hub { permits: permits.clone(), seen: Mutex::new((5, 0)), closes: 1 });
     let chip = Chip::new(Device::Spd5118, 0).unwrap().selecting_page_0();
-    let source = Source::Chip { address: 0x50, chip };
+    let source = Reader::Chip { address: 0x50, chip };
     let period = Duration::from_secs(1);
     let bus = BusId::I2c(3);
     let wire =
         Wire { sensor: 0, bus, need: DIMM, period, source, said_bound: false, closings: Closings::MAX };
-    let line = Line { i2c: Some((3, SOON)), sensors: vec![wire] };
+    let lane = Lane { i2c: Some((3, SOON)), sensors: vec![wire] };
     let buses: Arc<dyn Buses> = Arc::new(OfHub(Arc::clone(&hub)));
     let (to_loop, mut results) = unbounded_channel();
     let _poller =
-        Poller::start(vec![line], &buses, unwired(&buses), &permits, Clock::scaled(100), &to_loop).unwrap();
+        Poller::start(vec![lane], &buses, unwired(&buses), &permits, Clock::scaled(100), &to_loop).unwrap();
     permits.set(LEASE, |_| true, |_| true);
     let began = Instant::now();
     while hub.seen.lock().unwrap().1 == 0 {
@@ -370,17 +370,17 @@ fn files_that_share_a_thread_do_not_wait_for_each_others_gate() {
     let permits = Permits::new(2, buses.clone());
     let wire = |(sensor, bus): (usize, &BusId)| {
         std::fs::write(&paths[sensor], format!("{}000\n", 20 + sensor)).unwrap();
-        let source = Source::File { address: 0, file: Box::new(Hwmon::file(&paths[sensor])) };
+        let source = Reader::File { address: 0, file: Box::new(Hwmon::file(&paths[sensor])) };
         let (bus, need) = (bus.clone(), Need::Gate(sensor));
         let period = Duration::from_secs(1);
         Wire { sensor, bus, need, period, source, said_bound: false, closings: Closings::MAX }
     };
-    let line = Line { i2c: None, sensors: buses.iter().enumerate().map(wire).collect() };
+    let lane = Lane { i2c: None, sensors: buses.iter().enumerate().map(wire).collect() };
     let seen = KnownProperties { permits: permits.clone(), seen: Mutex::default() };
     let i2c: Arc<dyn Buses> = Arc::new(Buses2(Arc::new(seen)));
     let (to_loop, mut results) = unbounded_channel();
     let wires = unwired(&i2c);
-    let poller = Poller::start(vec![line], &i2c, wires, &permits, Clock::scaled(100), &to_loop).unwrap();
+    let poller = Poller::start(vec![lane], &i2c, wires, &permits, Clock::scaled(100), &to_loop).unwrap();
     let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for open in [0, 1] {
         permits.set(LEASE, |need| need == Need::Gate(open), |bus| bus == open);

@@ -103,7 +103,7 @@ fn an_open_record_counts_only_from_memory_that_is_newest_and_can_be_written() {
     let each = numbers.iter().flat_map(|number| {
         states.iter().flat_map(|state| [true, false].map(|same| record(*number, *state, same)))
     });
-    let each: Vec<Found> = each.map(Found::Known).chain([Found::Nothing, Found::Unusable]).collect();
+    let each: Vec<AtPath> = each.map(AtPath::Known).chain([AtPath::Nothing, AtPath::Unusable]).collect();
     for (memory, storage) in each.iter().flat_map(|memory| each.iter().map(|storage| (*memory, *storage))) {
         for writable in [true, false] {
             let said = believed(memory, storage, writable);
@@ -117,9 +117,9 @@ fn an_open_record_counts_only_from_memory_that_is_newest_and_can_be_written() {
                 (None, _) => false,
             };
             let counts = said.is_some_and(|(_, counts)| counts);
-            assert_eq!(counts, newest && writable && !matches!(storage, Found::Unusable), "{context}");
+            assert_eq!(counts, newest && writable && !matches!(storage, AtPath::Unusable), "{context}");
             let expected = match (memory, storage) {
-                (Found::Unusable, _) => None,
+                (AtPath::Unusable, _) => None,
                 _ if newest => memory.record(),
                 _ => storage.record(),
             };

@@ -10,7 +10,7 @@ use crate::{
         acpi::AcpiState,
         effect::Effect,
         event::{Event, SetId},
-        evidence::{Chassis, Host},
+        evidence::{Chassis, HostState},
         time::Time,
     },
 };
@@ -27,7 +27,7 @@ fn nobody_is_answered_before_all_is_ordered() {
     let set = |id, state| Event::Set { id: SetId(id), state };
     let mut machine = Machine::new(at(0), host, None);
     drop(machine.step(at(0), Event::Chassis(Some(Chassis::On))));
-    drop(machine.step(at(0), Event::Host(Some(Host::Running))));
+    drop(machine.step(at(0), Event::Host(Some(HostState::Running))));
     drop(machine.step(at(1), set(1, AcpiState::S0G0D0)));
     drop(machine.step(at(10_000), Event::Tick));
     assert!(machine.is_open());

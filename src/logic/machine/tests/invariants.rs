@@ -11,7 +11,7 @@ use super::super::{power::POST_COMPLETE_BOGUS, *};
 use crate::logic::{
     diagnosis::{CpuPower, Diagnosis, DimmCount},
     effect::{Target, UnitOrder},
-    policy::{self, FanLevel, Fans, SensorMode},
+    policy::{self, FanDemand, FanLevel, SensorMode},
 };
 
 macro_rules! invariants {
@@ -90,7 +90,7 @@ pub(super) struct Watcher {
 
     decided: bool,
     chassis: Option<Chassis>,
-    host: Option<Host>,
+    host: Option<HostState>,
     os: Option<Os>,
     /// Which of the three are missing.
     missing: [bool; 3],
@@ -306,7 +306,7 @@ impl Watcher {
     // ---- The record: rules 3.1 and 3.2 once more ------------------------------------------------
 
     fn running(&self) -> bool {
-        matches!(self.host, None | Some(Host::Running))
+        matches!(self.host, None | Some(HostState::Running))
     }
 
     fn post(&self) -> Option<Os> {
@@ -383,13 +383,13 @@ impl Watcher {
                 if value.is_some() && value != last {
                     self.host_since = now;
                     let left = match last {
-                        Some(Host::Running | Host::TransitioningToOff) => true,
-                        Some(Host::Off | Host::Halted) => false,
+                        Some(HostState::Running | HostState::TransitioningToOff) => true,
+                        Some(HostState::Off | HostState::Halted) => false,
                         None => self.decided,
                     };
                     self.follow_power();
                     if left
-                        && matches!(value, Some(Host::Off | Host::Halted))
+                        && matches!(value, Some(HostState::Off | HostState::Halted))
                         && self.power != Some(Chassis::Off)
                     {
                         self.suspect();
@@ -409,7 +409,7 @@ impl Watcher {
                 self.locked = false;
                 let running = self.running();
                 if let Some(suspected) = &mut self.suspected {
-                    suspected.explained |= matches!(state.kind(), Kind::Post | Kind::OffLike);
+                    suspected.explained |= matches!(state.kind(), StateKind::Post | StateKind::OffLike);
                     if state.is_working() && running {
                         self.suspected = None;
                     }
@@ -523,8 +523,10 @@ impl Watcher {
         let off_for = self.now.since(self.host_since);
         let power = match (self.chassis, self.host) {
             (Some(Chassis::Off), _) => Some(Chassis::Off),
-            (_, Some(Host::Running | Host::Halted)) if by_host => Some(Chassis::On),
-            (_, Some(Host::Off)) if by_host && off_for >= self.settings.timing.host_off => Some(Chassis::Off),
+            (_, Some(HostState::Running | HostState::Halted)) if by_host => Some(Chassis::On),
+            (_, Some(HostState::Off)) if by_host && off_for >= self.settings.timing.host_off => {
+                Some(Chassis::Off)
+            }
             (chassis, Some(_)) if by_host => self.power.or(chassis),
             (chassis, _) => chassis,
         };
@@ -556,13 +558,13 @@ impl Watcher {
         let suspected = self.suspected?;
         let since = self.host_since;
         let over = match self.host? {
-            Host::Off => self.now >= since + timing.host_off,
-            Host::Running => {
+            HostState::Off => self.now >= since + timing.host_off,
+            HostState::Running => {
                 self.decided
                     && !state.is_off_like()
                     && self.now >= since.max(self.state_since) + timing.reset_confirm
             }
-            Host::Halted | Host::TransitioningToOff => false,
+            HostState::Halted | HostState::TransitioningToOff => false,
         };
         over.then_some(suspected)
     }
@@ -650,7 +652,7 @@ impl Watcher {
 
         let off = self.off(state);
         let said_off = state.is_off_like() && self.last_set >= Some(self.power_since);
-        let due = self.decided && !off && self.host != Some(Host::Off) && !state.is_sleep() && !said_off;
+        let due = self.decided && !off && self.host != Some(HostState::Off) && !state.is_sleep() && !said_off;
         self.cpu_due = if due { self.cpu_due.or(Some(now)) } else { None };
 
         if self.dimms_due() && !self.dimms_missing() {
@@ -838,14 +840,14 @@ impl Watcher {
         let on_edge = self.power == Some(Chassis::On) && before.power == Some(Chassis::Off);
         let off_edge = self.power == Some(Chassis::Off) && before.power != Some(Chassis::Off);
         let wait = match (before.state.kind(), before.cause) {
-            (Kind::Post, Cause::HostReport) => Duration::from_secs(300),
+            (StateKind::Post, Cause::HostReport) => Duration::from_secs(300),
             _ => Duration::from_secs(10),
         };
         let only_s2 = !self.settings.evidence.s0_from_post_complete;
         let post_complete = complete_for.is_some_and(|d| d >= wait)
             && self.settings.evidence.post_complete_trusted
             && (!only_s2 || before.state == AcpiState::S2D2);
-        let host_off = ended.is_some() && self.host == Some(Host::Off);
+        let host_off = ended.is_some() && self.host == Some(HostState::Off);
         let evidence = match cause {
             Cause::HostReport => false,
             Cause::ChassisOff => off_edge && state == AcpiState::S5G2,
@@ -899,7 +901,7 @@ impl Watcher {
         let timing = self.settings.timing;
         let off = self.off_now(machine);
         let fans = policy::fans(machine);
-        let held = fans != Fans::Free;
+        let held = fans != FanDemand::Free;
         let diagnoses = policy::diagnoses(machine);
         let stuck = diagnoses.contains(&Diagnosis::StuckInPost) || diagnoses.contains(&Diagnosis::NotWorking);
         let undecided = !self.decided;
@@ -930,7 +932,7 @@ impl Watcher {
         let settles = machine.state() != AcpiState::S2D2 && self.opens_at.is_some();
         self.claim(I::Deadline, due || stuck, stuck == (due && !settles), machine)?;
         let ahead = deadline.is_some_and(|at| at > now);
-        let stall = matches!(fans, Fans::Held { level: FanLevel::Stall, .. });
+        let stall = matches!(fans, FanDemand::Held { level: FanLevel::Stall, .. });
         self.claim(I::Deadline, ahead, machine.wake_at() <= deadline, machine)?;
         self.claim(I::Deadline, due && held, stall, machine)?;
 
@@ -947,11 +949,11 @@ impl Watcher {
         // The row of 3.1 is what systemd was told last.
         let row = match machine.state().kind() {
             _ if off => Some(UnitOrder::Start(Target::S5)),
-            Kind::Working => Some(UnitOrder::Start(Target::S0)),
-            Kind::Post => Some(UnitOrder::Start(Target::S2)),
-            Kind::OffLike => Some(UnitOrder::Start(Target::S5)),
-            Kind::Sleep => None,
-            Kind::Unknown => Some(UnitOrder::StopAll),
+            StateKind::Working => Some(UnitOrder::Start(Target::S0)),
+            StateKind::Post => Some(UnitOrder::Start(Target::S2)),
+            StateKind::OffLike => Some(UnitOrder::Start(Target::S5)),
+            StateKind::Sleep => None,
+            StateKind::Unknown => Some(UnitOrder::StopAll),
         };
         let told = match self.last_order {
             Some(UnitOrder::Restart(target)) => Some(UnitOrder::Start(target)),

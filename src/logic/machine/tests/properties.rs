@@ -38,7 +38,7 @@ enum What {
 
 fn event() -> impl Strategy<Value = What> {
     let chassis = prop_oneof![Just(None), Just(Some(Chassis::Off)), Just(Some(Chassis::On))];
-    let hosts = [Host::Running, Host::TransitioningToOff, Host::Off, Host::Halted];
+    let hosts = [HostState::Running, HostState::TransitioningToOff, HostState::Off, HostState::Halted];
     let host = prop_oneof![1 => Just(None), 8 => prop::sample::select(hosts.to_vec()).prop_map(Some)];
     let found = prop_oneof![
         prop::sample::select(vec![Chassis::Off, Chassis::On, Chassis::On]).prop_map(Found::Chassis),
@@ -91,31 +91,36 @@ fn story() -> impl Strategy<Value = Vec<(u64, What)>> {
     let stories = vec![
         // Power on, each kind of firmware.
         vec![
-            (0, host(Host::Running)),
+            (0, host(HostState::Running)),
             (0, chassis(Chassis::On)),
             (7000, What::Set(s2)),
             (50_000, What::Set(s0)),
         ],
-        vec![(0, chassis(Chassis::On)), (900, host(Host::Running)), (30_000, What::Set(s0))],
-        vec![(0, host(Host::Running)), (0, chassis(Chassis::On)), (40_000, os(Os::Complete))],
+        vec![(0, chassis(Chassis::On)), (900, host(HostState::Running)), (30_000, What::Set(s0))],
+        vec![(0, host(HostState::Running)), (0, chassis(Chassis::On)), (40_000, os(Os::Complete))],
         // Off: reported, not reported, with the blip, forced, chassis first.
         vec![
             (0, What::Set(s5)),
             (900, os(Os::Inactive)),
-            (2000, host(Host::Off)),
+            (2000, host(HostState::Off)),
             (0, chassis(Chassis::Off)),
         ],
         vec![
-            (0, host(Host::Off)),
-            (500, host(Host::Running)),
-            (100, host(Host::Off)),
+            (0, host(HostState::Off)),
+            (500, host(HostState::Running)),
+            (100, host(HostState::Off)),
             (900, chassis(Chassis::Off)),
         ],
-        vec![(0, host(Host::Off)), (15_000, chassis(Chassis::Off))],
-        vec![(0, chassis(Chassis::Off)), (200, host(Host::Off))],
+        vec![(0, host(HostState::Off)), (15_000, chassis(Chassis::Off))],
+        vec![(0, chassis(Chassis::Off)), (200, host(HostState::Off))],
         // Warm reset.
-        vec![(0, host(Host::Off)), (0, os(Os::Inactive)), (500, host(Host::Running)), (3000, What::Set(s2))],
-        vec![(0, host(Host::Off)), (500, host(Host::Running)), (9000, os(Os::Complete))],
+        vec![
+            (0, host(HostState::Off)),
+            (0, os(Os::Inactive)),
+            (500, host(HostState::Running)),
+            (3000, What::Set(s2)),
+        ],
+        vec![(0, host(HostState::Off)), (500, host(HostState::Running)), (9000, os(Os::Complete))],
         // A retry, and the drain.
         vec![(0, What::Set(s2)), (100, What::Set(s2)), (100, What::Drained)],
         vec![(10_000, What::DimmsKnown)],
@@ -128,7 +133,7 @@ fn story() -> impl Strategy<Value = Vec<(u64, What)>> {
             (0, What::Is(Event::Chassis(None))),
             (0, What::Is(Event::Host(None))),
             (3000, chassis(Chassis::On)),
-            (0, host(Host::Running)),
+            (0, host(HostState::Running)),
         ],
     ];
     prop::sample::select(stories)

@@ -71,7 +71,8 @@ fn each_timer_wakes_and_is_then_due() {
     settings.evidence.host_off_is_off = true;
     settings.quiesce = vec!["other.service".to_owned()];
     let mut seen: Vec<Timer> = Vec::new();
-    let boot = |to: u64| vec![(0, Event::Chassis(Some(Chassis::On))), (to, Event::Host(Some(Host::Running)))];
+    let boot =
+        |to: u64| vec![(0, Event::Chassis(Some(Chassis::On))), (to, Event::Host(Some(HostState::Running)))];
     let set = |state| Event::Set { id: SetId(1), state };
     let stored = Stored::new(AcpiState::S0G0D0);
     let ways = vec![
@@ -80,11 +81,14 @@ fn each_timer_wakes_and_is_then_due() {
         (None, [boot(0), vec![(1, set(AcpiState::S2D2))]].concat()),
         (None, [boot(0), vec![(0, set(AcpiState::S2D2)), (0, Event::Os(Some(Os::Complete)))]].concat()),
         (None, [boot(0), vec![(0, set(AcpiState::S0G0D0)), (9, Event::CpuPower(CpuPower::Low))]].concat()),
-        (None, [boot(0), vec![(9, Event::Host(Some(Host::Off)))]].concat()),
+        (None, [boot(0), vec![(9, Event::Host(Some(HostState::Off)))]].concat()),
         (
             None,
-            [boot(0), vec![(9, Event::Host(Some(Host::Off))), (10, Event::Host(Some(Host::Running)))]]
-                .concat(),
+            [
+                boot(0),
+                vec![(9, Event::Host(Some(HostState::Off))), (10, Event::Host(Some(HostState::Running)))],
+            ]
+            .concat(),
         ),
         (
             None,
