@@ -42,6 +42,16 @@ pub(crate) fn anew(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)
 }
 
+/// Has nobody believe what is at `path`, which `file` may be: it is removed, or else emptied. False if it may still be there.
+pub(crate) fn invalidate(path: &Path, file: Option<File>) -> bool {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {}
+        Ok(()) | Err(_) => return true,
+    }
+    let file = file.map_or_else(|| open_to_write(path), Ok);
+    file.and_then(|file| file.set_len(0)).is_ok()
+}
+
 fn regular(path: &Path, links: Links, how: &mut OpenOptions) -> io::Result<File> {
     let (metadata, no_links) = match links {
         Links::Follow => (fs::metadata(path)?, OFlags::empty()),

@@ -11,7 +11,6 @@
 //! changed, and is helped. A POST code at `state/boot/raw<N>` is a sign of life, whatever it says.
 
 use std::{
-    collections::BTreeSet,
     num::NonZeroU32,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -21,7 +20,7 @@ use zbus::{Message, Variant};
 use crate::{
     adapters::dbus::{
         known_properties::{KnownProperties, Plain, Told},
-        peer::{Moment, Outcome, Peer, Pending, Says, earlier},
+        peer::{Moment, Noted, Outcome, Peer, Pending, Says, earlier, error_of},
         signal::Signal,
     },
     logic::{effect::BootStage, event::Event, patience::Backoff, time::Time},
@@ -33,8 +32,6 @@ const STAGE: &str = "BootProgress";
 const LAST_UPDATE: &str = "BootProgressLastUpdate";
 const RAW: &str = "xyz.openbmc_project.State.Boot.Raw";
 
-/// So many errors are noted once.
-const MOST_NOTED: usize = 64;
 /// What every value of the enum begins with.
 const STAGES: &str = "xyz.openbmc_project.State.Boot.Progress.ProgressStages.";
 
@@ -87,7 +84,7 @@ pub(crate) struct BootProgress {
     watched: KnownProperties,
     roles: Vec<(HostIndex, Role)>,
     awaited: Pending<Awaited>,
-    noted: BTreeSet<String>,
+    noted: Noted,
 }
 
 impl BootProgress {
@@ -114,7 +111,7 @@ impl BootProgress {
             }
         });
         let hosts = hosts.collect();
-        Self { hosts, watched, roles, awaited: Pending::default(), noted: BTreeSet::new() }
+        Self { hosts, watched, roles, awaited: Pending::default(), noted: Noted::default() }
     }
 
     /// Writes this stage, now or when somebody has the property.
@@ -125,9 +122,9 @@ impl BootProgress {
         let Some(call) = self.watched.set(of.stage, Variant::from(value))? else {
             of.unsaid = Some(stage);
             let path = self.watched.path(of.stage);
-            if self.noted.insert("absent".to_owned()) {
+            self.noted.once("absent", || {
                 tracing::info!("nobody has {PROGRESS} at {path}; Redfish will not show boot progress");
-            }
+            });
             return Ok(Vec::new());
         };
         if of.ours != Some(stage) {
@@ -204,13 +201,8 @@ impl BootProgress {
     }
 
     fn refused(&mut self, reply: Option<&Message>) {
-        let header = reply.map(Message::header);
-        let error =
-            header.as_ref().and_then(|header| header.error_name()).map(|name| name.as_str().to_owned());
-        let error = error.unwrap_or_else(|| "no answer".to_owned());
-        if self.noted.len() < MOST_NOTED && self.noted.insert(error.clone()) {
-            tracing::warn!("boot progress cannot be written: {error}");
-        }
+        let error = error_of(reply);
+        self.noted.once(&error, || tracing::warn!("boot progress cannot be written: {error}"));
     }
 
     fn take(&mut self, told: Told, by_signal: bool) -> zbus::Result<Outcome> {

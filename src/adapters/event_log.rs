@@ -22,7 +22,7 @@ use zbus::{Message, ObjectPath, Variant, message::Type};
 use crate::{
     adapters::dbus::{
         names::PROPERTIES,
-        peer::{Moment, Outcome, Peer, Pending, Says, earlier},
+        peer::{Moment, Noted, Outcome, Peer, Pending, Says, earlier, error_of},
         signal::Signal,
     },
     config::Events,
@@ -50,8 +50,6 @@ const MOST_AT_ONCE: u32 = 20;
 const ONE_EACH: Duration = Duration::from_secs(60);
 /// So many entries are resolved again when that failed.
 const MOST_UNRESOLVED: usize = 64;
-/// So many errors are noted once.
-const MOST_NOTED: usize = 64;
 
 /// The offset of IPMI 2.0 table 42-3, sensor type 22h.
 #[must_use]
@@ -150,7 +148,7 @@ pub(crate) struct EventLog {
     /// The paths of entries that are to be resolved and are not known to be.
     unresolved: BTreeSet<String>,
     retry: Backoff,
-    noted: BTreeSet<String>,
+    noted: Noted,
 }
 
 impl EventLog {
@@ -170,7 +168,7 @@ impl EventLog {
             awaited: Pending::default(),
             unresolved: BTreeSet::new(),
             retry: Backoff::default(),
-            noted: BTreeSet::new(),
+            noted: Noted::default(),
         }
     }
 
@@ -316,12 +314,10 @@ impl Peer for EventLog {
 
     fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Outcome>> {
         let what = self.awaited.take(serial)?;
-        let header = reply.header();
         if let Awaited::Resolved(path) = &what {
             self.resolved(path, Says::of(Some(reply)));
         }
         if reply.message_type() != Type::MethodReturn {
-            let error = header.error_name().map_or("", |name| name.as_str());
             let of = match what {
                 Awaited::Sel => "the SEL",
                 Awaited::Entry(host, diagnosis) => {
@@ -332,9 +328,9 @@ impl Peer for EventLog {
                 }
                 Awaited::Resolved(_) => "phosphor-logging (resolving)",
             };
-            if self.noted.len() < MOST_NOTED && self.noted.insert(format!("{of} {error}")) {
-                tracing::warn!("{of} does not take our records: {error}");
-            }
+            let error = error_of(Some(reply));
+            let log = || tracing::warn!("{of} does not take our records: {error}");
+            self.noted.once(&format!("{of} {error}"), log);
             return Some(Ok(Outcome::default()));
         }
         let Awaited::Entry(host, diagnosis) = what else { return Some(Ok(Outcome::default())) };

@@ -25,7 +25,7 @@ use crate::{
     adapters::dbus::{
         known_properties::{KnownProperties, Plain, Told},
         names::{MAPPER, MAPPER_PATH, PROPERTIES},
-        peer::{Moment, Outcome, Peer, Pending, Says, earlier},
+        peer::{Moment, Noted, Outcome, Peer, Pending, Says, earlier, error_of},
         signal::Signal,
     },
     config,
@@ -46,8 +46,6 @@ const CRITICAL: &str = "xyz.openbmc_project.Sensor.Threshold.Critical";
 const ALARM_HIGH: &str = "CriticalAlarmHigh";
 /// Somebody who drops a zone's Manual again and again is let have it, until the next order for that zone.
 const MOST_REASSERTS: u32 = 5;
-/// So many things are noted once.
-const MOST_NOTED: usize = 256;
 /// How long [`release`] waits for all answers.
 const RELEASE_WAIT: Duration = Duration::from_secs(5);
 
@@ -116,7 +114,7 @@ pub(crate) struct FanControl {
     tries: Vec<Tries>,
     awaited: Pending<Awaited>,
     /// What was logged once.
-    noted: BTreeSet<String>,
+    noted: Noted,
     held: Held,
 }
 
@@ -272,7 +270,7 @@ impl FanControl {
                 // When it appears it is taken; until then there is nothing to give back.
                 self.becomes(zone, Zone::Free);
                 let path = self.watched.path(zone).to_owned();
-                self.note(path.clone(), || {
+                self.noted.once(&path, || {
                     tracing::info!("no fan control has {path}; its fans are not held");
                 });
             }
@@ -367,7 +365,7 @@ impl FanControl {
             self.send(call, Awaited::Target(pwm), pwm, outcome);
         } else {
             let path = self.watched.path(pwm).to_owned();
-            self.note(path.clone(), || tracing::info!("nobody has {path}; it is not set"));
+            self.noted.once(&path, || tracing::info!("nobody has {path}; it is not set"));
         }
         Ok(())
     }
@@ -433,12 +431,9 @@ impl FanControl {
         if says != Says::Nobody {
             self.failed(item);
         }
-        let header = reply.map(Message::header);
-        let error =
-            header.as_ref().and_then(|header| header.error_name()).map(|name| name.as_str().to_owned());
-        let error = error.unwrap_or_else(|| if reply.is_none() { "no answer" } else { "not set" }.to_owned());
+        let error = error_of(reply);
         let path = self.watched.path(item).to_owned();
-        self.note(format!("{path} {what} {error}"), || tracing::warn!("{path}: {what}: {error}"));
+        self.noted.once(&format!("{path} {what} {error}"), || tracing::warn!("{path}: {what}: {error}"));
     }
 
     fn take(&mut self, told: Told) -> zbus::Result<Outcome> {
@@ -492,7 +487,7 @@ impl FanControl {
             // The next order takes it again.
             self.becomes(zone, Zone::Taking);
             let path = self.watched.path(zone).to_owned();
-            self.note(format!("{path} dropped"), || {
+            self.noted.once(&format!("{path} dropped"), || {
                 tracing::warn!(
                     "{path}: Manual is dropped again and again; until the next order it is not set any more"
                 );
@@ -511,12 +506,6 @@ impl FanControl {
             host.pwm.contains(&pwm) && confirmed
         };
         if self.hosts.iter().any(held) { self.set_target(pwm, outcome) } else { Ok(()) }
-    }
-
-    fn note(&mut self, what: String, log: impl FnOnce()) {
-        if self.noted.len() < MOST_NOTED && self.noted.insert(what) {
-            log();
-        }
     }
 }
 

@@ -14,7 +14,7 @@ use zbus::{Message, ObjectPath};
 use crate::{
     adapters::dbus::{
         calls::{owner_changes, subscribe},
-        peer::{Moment, Outcome, Peer, Pending, Speaker},
+        peer::{Moment, Noted, Outcome, Peer, Pending, Speaker},
         signal::{News, Signal},
     },
     config::Targets,
@@ -32,8 +32,6 @@ const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 /// A job whose end was missed is forgotten when there are more than so many.
 const MOST_JOBS: usize = 64;
-/// So many things are noted once.
-const MOST_NOTED: usize = 64;
 
 /// The calls and jobs under way.
 #[derive(Debug, Default)]
@@ -50,7 +48,7 @@ pub(crate) struct Systemd {
     /// Unit of each job, by its object path.
     jobs: BTreeMap<String, String>,
     /// What was noted once: units that do not exist, systemd that does not answer.
-    noted: BTreeSet<String>,
+    noted: Noted,
     /// What each host has stopped inside the barrier.
     quiesce: Vec<Quiesce>,
 }
@@ -166,7 +164,7 @@ impl Systemd {
                 let call = self.tell(member, unit.clone())?;
                 if call.is_none() {
                     self.unsaid.insert(host, order);
-                    self.note("does not answer", || {
+                    self.noted.once("does not answer", || {
                         tracing::warn!("systemd does not answer; {member} {unit} waits until it does");
                     });
                 }
@@ -205,13 +203,14 @@ impl Systemd {
                 let text: &str = body.deserialize().unwrap_or_default();
                 let error = error.as_str();
                 if error == NO_SUCH_UNIT {
-                    self.note(&unit, || tracing::info!("{unit} is not installed; nothing is started for it"));
+                    self.noted
+                        .once(&unit, || tracing::info!("{unit} is not installed; nothing is started for it"));
                 } else {
-                    self.note(error, || tracing::error!("{unit} cannot be started: {error}: {text}"));
+                    self.noted.once(error, || tracing::error!("{unit} cannot be started: {error}: {text}"));
                 }
             }
         } else if let Ok(job) = reply.body().deserialize::<ObjectPath<'_>>() {
-            self.noted.remove(&unit);
+            self.noted.forget(&unit);
             // Two orders may share one job. A job whose end was missed must not stay for ever.
             if self.jobs.len() >= MOST_JOBS {
                 self.jobs.pop_first();
@@ -228,12 +227,6 @@ impl Systemd {
         match result {
             "done" | "canceled" => tracing::debug!("{unit}: job {result}"),
             _ => tracing::error!("{unit}: its job ended with {result:?}"),
-        }
-    }
-
-    fn note(&mut self, what: &str, log: impl FnOnce()) {
-        if self.noted.len() < MOST_NOTED && self.noted.insert(what.to_owned()) {
-            log();
         }
     }
 }

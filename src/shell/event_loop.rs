@@ -16,23 +16,24 @@ use crate::{
     config::Group,
     logic::{
         absence::{self, Absence},
-        diagnosis::Diagnosis,
         effect::Effect,
         event::{Epoch, Event, SetId},
         evidence::Untold,
         machine::Machine,
         policy::{self, FanDemand, SensorMode},
         reading::{Celsius, Fault},
-        sensor::{Note, Proof, SILENT_AFTER},
+        sensor::Note,
         sensors::{Placed, Sensors},
         view::View,
     },
     shell::{
         alarm::Alarm,
         clock::{Clock, Wall},
+        lease::Lease,
         messages::{Input, LogLine, Output},
-        permits::{Closings, HostIndex, InFlight, LEASE, Need, Permits, RENEW, WiringCount},
+        permits::{Closings, HostIndex, InFlight, Need, Permits, WiringCount},
         ports::{MuxOrders, Side},
+        report::{report, view},
         store::{Memory, Record},
     },
 };
@@ -57,16 +58,7 @@ pub(crate) struct EventLoop {
     outputs: UnboundedSender<Output>,
     feed_every: Option<Duration>,
     feed_at: Instant,
-    /// When this turn of the loop began, or last came by the permits.
-    at: Instant,
-    /// When the leases were last given; `None` while nothing is open.
-    leased: Option<Instant>,
-    /// Up to then the bus is known to have delivered all that it had for us.
-    proved: Instant,
-    /// When the bus was asked what it has not answered yet.
-    asked: Option<Instant>,
-    /// It has not answered for so long that the machines were told.
-    silent: bool,
+    lease: Lease,
     /// How long the way out may take: the longest that any host may be kept waiting.
     stop_within: Duration,
     /// The daemon is ending, at the latest then.
@@ -136,11 +128,7 @@ impl EventLoop {
             outputs,
             feed_every,
             feed_at: Instant::now(),
-            at: Instant::now(),
-            leased: None,
-            proved: Instant::now(),
-            asked: None,
-            silent: false,
+            lease: Lease::new(Instant::now()),
             stop_within,
             stop_at: None,
         }
@@ -177,7 +165,7 @@ impl EventLoop {
                 input = self.inputs.recv() => Choice::Input(input),
                 rung = alarm.until(wake_at) => rung.map(|()| Choice::Time)?,
             };
-            self.at = Instant::now();
+            self.lease.turn(Instant::now());
             self.look_at_lease();
             match choice {
                 Choice::Input(None) => return Ok(()),
@@ -201,7 +189,7 @@ impl EventLoop {
             self.order_fans();
             self.track();
             self.tell_of_power();
-            let over = self.stop_at.is_some_and(|at| self.is_quiet() || at <= self.at);
+            let over = self.stop_at.is_some_and(|at| self.is_quiet() || at <= self.lease.now());
             self.store(over);
             self.ask_bus();
             self.feed();
@@ -218,53 +206,37 @@ impl EventLoop {
         let absences = self.said.iter().filter_map(|said| said.absence.wake_at());
         let absence = absences.min().map(|at| self.clock.instant(at));
         let feed = self.feed_every.map(|_| self.feed_at);
-        let renew = self.leased.map(|at| at + RENEW);
-        let ageing = [LEASE, SILENT_AFTER].map(|age| self.proved + age).into_iter();
-        let ageing = ageing.filter(|at| self.leased.is_some_and(|leased| leased < *at)).min();
-        let next =
-            [machines, sensors, absence, feed, renew, ageing, self.stop_at].into_iter().flatten().min();
+        let lease = self.lease.wake_at();
+        let next = [machines, sensors, absence, feed, lease, self.stop_at].into_iter().flatten().min();
         next.unwrap_or_else(|| Instant::now() + Duration::from_secs(86_400))
     }
 
     /// A lease that ran out means that this loop stalled: evidence may be queued that it has not seen.
     fn look_at_lease(&mut self) {
-        if self.leased.is_some_and(|at| self.at.saturating_duration_since(at) >= LEASE) {
+        if self.lease.ran_out() {
             self.say(|| tracing::warn!("the event loop stalled; the gate stays closed for now"));
-            self.leased = None;
             for host in 0..self.machines.len() {
                 self.step(host, Event::Lapsed);
             }
         }
     }
 
-    /// All that the bus had for us before the question is in by now.
     fn bus_answered(&mut self) {
-        self.proved = self.asked.take().map_or(self.proved, |asked| asked.max(self.proved));
+        self.lease.answered();
         self.set_permits();
-    }
-
-    fn proof_age(&self) -> Duration {
-        self.at.saturating_duration_since(self.proved)
-    }
-
-    fn proof(&self) -> Proof {
-        Proof::of(self.proof_age(), LEASE)
     }
 
     /// Tells the machines when nobody can say any more whether they may be read.
     fn look_at_proof(&mut self) {
-        let silent = self.leased.is_some() && self.proof() == Proof::Silent;
-        if core::mem::replace(&mut self.silent, silent) != silent {
+        if let Some(silent) = self.lease.silence() {
             for host in 0..self.machines.len() {
                 self.step(host, Event::BusSilent(silent));
             }
         }
     }
 
-    /// Asks for the next proof, behind all that was handed off.
     fn ask_bus(&mut self) {
-        if self.leased.is_some() && self.asked.is_none() && self.proof_age() >= RENEW {
-            self.asked = Some(self.at);
+        if self.lease.ask() {
             self.output(Output::AskBus);
         }
     }
@@ -373,7 +345,7 @@ impl EventLoop {
     /// The gate's decision goes to the bus threads before anything else happens.
     fn set_permits(&mut self) {
         // A turn that was held up makes no proof fresher.
-        self.at = Instant::now();
+        self.lease.turn(Instant::now());
         let (machines, stopping) = (&self.machines, self.stop_at.is_some());
         let granted = |need: Need| {
             !stopping
@@ -383,14 +355,9 @@ impl EventLoop {
                 } == Some(SensorMode::Read)
         };
         let bus_open = |bus| !stopping && policy::bus_is_open(machines, self.sensors.reached(bus));
-        let lease = LEASE.saturating_sub(self.proof_age());
-        let any_open = self.permits.set(lease, granted, bus_open);
-        if any_open && self.leased.is_none() {
-            // Nobody was asked while nothing was open: that is no silence.
-            self.proved = self.at.checked_sub(LEASE).map_or(self.at, |at| at.max(self.proved));
-        }
-        self.leased = any_open.then_some(self.at);
-        let proof = self.proof();
+        let any_open = self.permits.set(self.lease.left(), granted, bus_open);
+        self.lease.renew(any_open);
+        let proof = self.lease.proof();
         let machines = if stopping { &[] } else { machines.as_slice() };
         let closings = |placed: Placed| self.permits.closings(need(placed.host, placed.group), placed.bus);
         self.sensors.follow(self.clock.now(), machines, proof, closings);
@@ -560,8 +527,8 @@ impl EventLoop {
 
     fn feed(&mut self) {
         let Some(every) = self.feed_every else { return };
-        if self.feed_at <= self.at {
-            self.feed_at = self.at + every;
+        if self.feed_at <= self.lease.now() {
+            self.feed_at = self.lease.now() + every;
             self.output(Output::Heartbeat);
         }
     }
@@ -597,57 +564,6 @@ pub(crate) fn need(host: HostIndex, group: Group) -> Need {
     match group {
         Group::Dimm | Group::S0 => Need::Gate(host),
         Group::Thermal => Need::Power(host),
-    }
-}
-
-/// For each diagnosis that was raised or cleared a line, and what the event log is told.
-fn report(host: HostIndex, machine: &Machine, before: &[Diagnosis], now: &[Diagnosis]) -> Vec<Output> {
-    let id = machine.id();
-    let mut told = Vec::new();
-    for diagnosis in now.iter().filter(|diagnosis| !before.contains(diagnosis)).copied() {
-        let (name, advice, evidence) =
-            (diagnosis.name(), diagnosis.advice(), policy::evidence(machine, diagnosis));
-        let text = evidence.text();
-        told.push(Output::Line(LogLine::new(move || {
-            tracing::warn!(
-                message_id = diagnosis.message_id(),
-                host = id,
-                diagnosis = name,
-                evidence = text,
-                "host{id}: {name}: {advice} ({text})"
-            );
-        })));
-        let raised = Some(Box::new((machine.history().boots(), evidence)));
-        told.push(Output::Diagnosis { host, diagnosis, raised });
-    }
-    for diagnosis in before.iter().filter(|diagnosis| !now.contains(diagnosis)).copied() {
-        let (name, evidence) = (diagnosis.name(), policy::evidence(machine, diagnosis).text());
-        told.push(Output::Line(LogLine::new(move || {
-            tracing::info!(
-                message_id = diagnosis.message_id(),
-                host = id,
-                diagnosis = name,
-                evidence,
-                "host{id}: {name} is over"
-            );
-        })));
-        told.push(Output::Diagnosis { host, diagnosis, raised: None });
-    }
-    told
-}
-
-/// What the Tracker shows of a machine.
-fn view(machine: &Machine, wall: &Wall) -> View {
-    let us = |d: Option<Duration>| d.map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
-    View {
-        cause: machine.cause(),
-        since: wall.of(machine.since()),
-        previous: machine.previous(),
-        gate_reasons: machine.gate_reasons(),
-        diagnoses: policy::diagnoses(machine),
-        boots: machine.history().boots(),
-        firmware_time: us(machine.history().firmware_time()),
-        boot_time: us(machine.history().boot_time()),
     }
 }
 

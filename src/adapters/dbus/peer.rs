@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What every adapter to another daemon is to the task on the bus, and the calls that several of them make.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
 
 use zbus::{Message, message::Type, names::UniqueName};
 
@@ -180,6 +180,33 @@ impl Speaker {
     pub(crate) fn is(&self, sender: &str) -> bool {
         self.0.as_deref() == Some(sender)
     }
+}
+
+/// What was logged once, and is not logged again.
+#[derive(Debug, Default)]
+pub(crate) struct Noted(BTreeSet<String>);
+
+impl Noted {
+    /// Others may make up error names without end.
+    const MOST: usize = 256;
+
+    /// Logs this, if it is the first time, and there is not too much already.
+    pub(crate) fn once(&mut self, what: &str, log: impl FnOnce()) {
+        if self.0.len() < Self::MOST && self.0.insert(what.to_owned()) {
+            log();
+        }
+    }
+
+    /// It is news the next time.
+    pub(crate) fn forget(&mut self, what: &str) {
+        self.0.remove(what);
+    }
+}
+
+/// Why this reply is not the one that was wanted: the name of its error; "not set" if it is none. `None` is no reply in time.
+pub(crate) fn error_of(reply: Option<&Message>) -> String {
+    let Some(reply) = reply else { return "no answer".to_owned() };
+    reply.header().error_name().map_or_else(|| "not set".to_owned(), ToString::to_string)
 }
 
 /// What an answer says of the thing that was asked for.

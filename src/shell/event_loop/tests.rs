@@ -8,9 +8,11 @@ use crate::{
     config::Host,
     logic::{
         acpi::AcpiState,
+        diagnosis::Diagnosis,
         evidence::{Chassis, HostState},
+        sensor::SILENT_AFTER,
     },
-    shell::permits::BusId,
+    shell::permits::{BusId, LEASE, RENEW},
 };
 
 /// What a proof is worth counts from the question: what the bus held back before its answer is not known to be here.
@@ -26,7 +28,7 @@ fn a_proof_is_as_old_as_its_question() {
     let machine = Machine::new(clock.now(), host, None);
     let mut event_loop = EventLoop::new(clock, permits, vec![machine], inputs, to_bus, None, Duration::ZERO);
     let before = |ago| Instant::now().checked_sub(ago);
-    event_loop.proved = before(SILENT_AFTER).unwrap();
+    event_loop.lease = Lease::new(Instant::now()).since(before(SILENT_AFTER), None);
     event_loop.step(0, Event::Chassis(Some(Chassis::On)));
     event_loop.step(0, Event::Host(Some(HostState::Running)));
     event_loop.step(0, Event::Set { id: SetId(7), state: AcpiState::S0G0D0 });
@@ -40,16 +42,16 @@ fn a_proof_is_as_old_as_its_question() {
     let asked = std::iter::from_fn(|| outputs.try_recv().ok());
     assert_eq!(asked.filter(|output| matches!(output, Output::AskBus)).count(), 1, "one at a time");
     for (ago, reads) in [(LEASE.saturating_sub(RENEW), true), (LEASE + RENEW, false)] {
-        (event_loop.proved, event_loop.asked) = (before(SILENT_AFTER * 2).unwrap(), before(ago));
+        event_loop.lease = event_loop.lease.since(before(SILENT_AFTER * 2), before(ago));
         event_loop.bus_answered();
         assert_eq!(is_read(&event_loop), reads, "asked {ago:?} ago");
     }
-    event_loop.proved = before(SILENT_AFTER * 2).unwrap();
+    event_loop.lease = event_loop.lease.since(before(SILENT_AFTER * 2), None);
     event_loop.look_at_proof();
     assert!(
         event_loop.machines.iter().all(|machine| policy::diagnoses(machine).contains(&Diagnosis::BusSilent))
     );
-    event_loop.asked = before(Duration::ZERO);
+    event_loop.lease = event_loop.lease.since(before(SILENT_AFTER * 2), before(Duration::ZERO));
     event_loop.bus_answered();
     event_loop.look_at_proof();
     assert!(event_loop.machines.iter().all(|machine| policy::diagnoses(machine).is_empty()));

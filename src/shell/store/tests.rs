@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tests of [`super`].
 
-use super::*;
+use super::{
+    record::{LONGEST_BOOT, crc32, sealed},
+    storage::replace,
+    *,
+};
+use crate::logic::{acpi::AcpiState, diagnosis::DimmCount};
 
 const BOOT: &str = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
 const OTHER: &str = "11111111-2222-3333-4444-555555555555";
@@ -235,15 +240,15 @@ fn what_cannot_be_removed_is_emptied() {
     let path = directory.join("host0");
     fs::write(&path, "record").unwrap();
     let file = files::open_to_write(&path).unwrap();
-    assert!(invalidate(&path, Some(file)));
+    assert!(files::invalidate(&path, Some(file)));
     assert!(!path.exists());
-    assert!(invalidate(&path, None), "it is gone");
+    assert!(files::invalidate(&path, None), "it is gone");
     // The name cannot be removed, what is in it can.
     fs::create_dir(&path).unwrap();
     let other = directory.join("other");
     fs::write(&other, "record").unwrap();
-    assert!(!invalidate(&path, None));
-    assert!(invalidate(&path, Some(files::open_to_write(&other).unwrap())));
+    assert!(!files::invalidate(&path, None));
+    assert!(files::invalidate(&path, Some(files::open_to_write(&other).unwrap())));
     assert_eq!(fs::read(&other).unwrap(), b"");
     fs::remove_dir_all(directory).unwrap();
 }

@@ -11,6 +11,7 @@ use super::super::{power::POST_COMPLETE_BOGUS, *};
 use crate::logic::{
     diagnosis::{CpuPower, Diagnosis, DimmCount},
     effect::{Target, UnitOrder},
+    event::Epoch,
     policy::{self, FanDemand, FanLevel, SensorMode},
 };
 

@@ -6,7 +6,10 @@ use proptest::prelude::*;
 
 use super::super::*;
 use super::invariants::{Broken, Watcher};
-use crate::logic::diagnosis::{CpuPower, DimmCount};
+use crate::logic::{
+    diagnosis::{CpuPower, DimmCount},
+    event::Epoch,
+};
 
 /// What happens next in a life.
 #[derive(Clone, Debug)]
