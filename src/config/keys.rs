@@ -268,7 +268,7 @@ keys_with_defaults! {
     }
 }
 
-/// What `ack_cap_ms` is, and at most may be without `quiesce`: a host may wait in SMM with every core stopped.
+/// The default of `ack_cap_ms`, and its maximum without `quiesce`: a host may wait in SMM with every core stopped.
 pub(crate) const ACK_CAP_MS: u32 = 250;
 /// The most with `quiesce`.
 pub(crate) const ACK_CAP_QUIESCE_MS: u32 = 3000;
@@ -276,7 +276,7 @@ pub(crate) const ACK_CAP_QUIESCE_MS: u32 = 3000;
 /// A bus's timeout: rules 3.3, short by construction.
 pub(crate) const TIMEOUT_MS: Whole<10, 1000> = Whole(30);
 
-/// What is done with an SPD hub's page: nothing.
+/// The default treatment of an SPD hub's page: nothing is done with it.
 pub(crate) const SPD_PAGE: SpdPage = SpdPage::Report;
 
 /// How often a sensor is read.
@@ -306,15 +306,15 @@ impl Host {
 words! {
     /// Whether POST complete is to be believed.
     pub(crate) enum PostComplete {
-        /// It may be wired to power good.
+        /// POST complete may be wired to power good.
         Untrusted = "untrusted",
-        /// It is what it says.
+        /// POST complete is what it says.
         Trusted = "trusted",
     }
 
-    /// What is done with the hub of a DDR5 DIMM that hides its registers behind another page than 0.
+    /// The treatment of the hub of a DDR5 DIMM that hides its registers behind another page than 0.
     pub enum SpdPage {
-        /// It is shown as a sensor that failed.
+        /// The hub is shown as a sensor that failed.
         Report = "report",
         /// Its page 0 is selected.
         Reset = "reset",
@@ -330,7 +330,7 @@ words! {
         S0 = "s0",
     }
 
-    /// What a sensor is (rules 3.4).
+    /// The kind of device that a sensor is (rules 3.4).
     pub enum Device {
         /// JC42.4 or TSE2004, on a DDR4 DIMM.
         Jc42 = "jc42",
@@ -407,7 +407,7 @@ fn join(at: &str, key: &str) -> String {
     if at.is_empty() { key } else { format!("{at}.{key}") }
 }
 
-/// One slip of the finger apart: a character too many, too few, another, or two exchanged.
+/// True if the keys are one typing error apart: a character too many, too few, another, or two exchanged.
 fn resemble(known: &str, given: &str) -> bool {
     let given = given.to_ascii_lowercase().replace('-', "_");
     let (a, b) = (known.as_bytes(), given.as_bytes());
