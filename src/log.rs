@@ -164,8 +164,8 @@ impl Subscriber for Log {
     fn exit(&self, _: &span::Id) {}
 }
 
-/// One line: what a person reads, and the fields for machines as journald takes them. They keep their own names: `MESSAGE_ID`, `HOST`,
-/// `ACPI_STATE`.
+/// A log line: the text for a person, and the fields for machines as journald takes them. The fields keep their own names:
+/// `MESSAGE_ID`, `HOST`, `ACPI_STATE`.
 struct Line {
     message: String,
     fields: Vec<u8>,
