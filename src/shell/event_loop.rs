@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The one owner of the machines: choose, step, close the gate, hand off.
 //!
-//! It never waits for anything but the next event: what a step orders goes into a channel, and one
-//! task ([`Bus`](crate::adapters::dbus::bus)) does it in order. The gate is closed here, before anything
-//! else that a step brought about is even handed off. The log, too, is written there: behind the answers.
+//! The loop never waits for anything but the next event: the orders of a step go into a channel, and one
+//! task ([`Bus`](crate::adapters::dbus::bus)) carries them out in order. The gate is closed here, before
+//! anything else that a step brought about is even handed off. The log, too, is written there: behind the
+//! answers.
 
 use std::{
     io,
@@ -46,7 +47,7 @@ pub(crate) struct EventLoop {
     wall: Wall,
     permits: Permits,
     machines: Vec<Machine>,
-    /// What was last said of each.
+    /// The values last reported of each host.
     said: Vec<Said>,
     /// The SPD mux of each host that has one.
     muxes: Vec<Option<MuxOrders>>,
@@ -65,7 +66,7 @@ pub(crate) struct EventLoop {
     proved: Instant,
     /// When the bus was asked what it has not answered yet.
     asked: Option<Instant>,
-    /// It has not answered for so long that the machines were told.
+    /// The bus has not answered for so long that this was reported to the machines.
     silent: bool,
     /// How long the way out may take: the longest that any host may be kept waiting.
     stop_within: Duration,
@@ -73,7 +74,7 @@ pub(crate) struct EventLoop {
     stop_at: Option<Instant>,
 }
 
-/// What was last said of a host, so that it is said again only when it is another.
+/// The values last reported of a host, so that each is reported again only when it is another.
 struct Said {
     view: View,
     /// To its power services' follower.
@@ -88,7 +89,7 @@ struct Said {
     absence: Absence,
 }
 
-/// What is known of a host's DIMM sensors in one opening of its gate.
+/// The facts known of a host's DIMM sensors in one opening of its gate.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Dimms {
     epoch: Epoch,
@@ -96,7 +97,7 @@ struct Dimms {
     answering: (u16, bool),
 }
 
-/// What the loop chose to do next.
+/// The loop's choice of what to do next.
 enum Choice {
     Input(Option<Input>),
     Time,
@@ -161,7 +162,7 @@ impl EventLoop {
         Self { sensors, sensor_names, ..self }
     }
 
-    /// What the objects show before anything has happened.
+    /// Returns the views that the objects show before anything has happened.
     pub(crate) fn views(&self) -> impl Iterator<Item = &View> {
         self.said.iter().map(|said| &said.view)
     }
@@ -188,7 +189,7 @@ impl EventLoop {
                 }
                 Choice::Input(Some(Input::Wires { wiring, seen_on })) => self.wire(wiring, &seen_on),
                 Choice::Input(Some(Input::History { host, id, most })) => {
-                    // Whoever asks is told what is, though the alarm that is due comes late.
+                    // The answer holds what is so now, though the alarm that is due comes late.
                     self.tick();
                     self.history(host, id, most);
                 }
@@ -289,7 +290,7 @@ impl EventLoop {
         self.tell_of_dimms();
     }
 
-    /// Whoever found it out waits until the leases follow it.
+    /// Updates the wiring. The bus thread that found it out waits until the leases follow it.
     fn wire(&mut self, wiring: Wiring, seen_on: &[Vec<usize>]) {
         self.sensors.wire(seen_on);
         self.set_permits();
@@ -592,7 +593,7 @@ impl EventLoop {
     }
 }
 
-/// What a sensor of this host and group needs besides its bus.
+/// Returns the condition that a sensor of this host and group needs besides its bus.
 pub(crate) fn need(host: HostIndex, group: Group) -> Need {
     match group {
         Group::Dimm | Group::S0 => Need::Gate(host),
@@ -636,7 +637,7 @@ fn report(host: HostIndex, machine: &Machine, before: &[Diagnosis], now: &[Diagn
     told
 }
 
-/// What the Tracker shows of a machine.
+/// Returns the view that the Tracker shows of a machine.
 fn view(machine: &Machine, wall: &Wall) -> View {
     let us = |d: Option<Duration>| d.map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
     View {

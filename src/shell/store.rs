@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is remembered of each host for the daemon's next life (rules 3.8). The format is in `docs/state.md`.
+//! The record of each host for the daemon's next life (rules 3.8). The format is in `docs/state.md`.
 //!
 //! Owns: the files. Each host has one on storage, and one in memory (`/run`) where there is such a place.
 //!
@@ -93,7 +93,7 @@ impl Places {
     }
 }
 
-/// One word, or it would not be read back as it was written.
+/// Returns the id if it is one word: any other would not be read back as it was written.
 fn boot_id(text: &str) -> Option<String> {
     let id = text.trim();
     let short = !id.is_empty() && id.len() <= LONGEST_BOOT;
@@ -119,13 +119,13 @@ impl Record {
     }
 }
 
-/// One line, without its end: format, number, state, suspicion, boot, perhaps DIMMs, and the checksum of all that is before
-/// it.
+/// Returns a record as one line, without its end: format, number, state, suspicion, boot, perhaps DIMMs, and the checksum
+/// of all that is before it.
 fn to_line(record: Record, boot: Option<&str>) -> String {
     sealed(&format!("{FORMAT} {} {}", record.number, words(record.stored, boot)))
 }
 
-/// What all formats have: each word with a space behind it.
+/// Returns the words that all formats have, each with a space behind it.
 fn words(stored: Stored, boot: Option<&str>) -> String {
     let suspicion = if stored.reset_suspected { "suspected" } else { "clear" };
     let boot = boot.filter(|_| stored.same_bmc_boot).unwrap_or(NO_BOOT);
@@ -141,7 +141,7 @@ fn sealed(body: &str) -> String {
     format!("{body}{:08x}", crc32(body.as_bytes()))
 }
 
-/// What [`to_line`] makes, or an older version made, or why it is not that.
+/// Reads a line that [`to_line`] or an older version made. The error says why it is none.
 fn from_line(line: &str, boot: Option<&str>) -> Result<Record, &'static str> {
     let (format, rest) = line.split_once(' ').unwrap_or((line, ""));
     // First, since another format may have another checksum.
@@ -202,12 +202,12 @@ fn crc32(bytes: &[u8]) -> u32 {
 
 // ---- Reading ---------------------------------------------------------------------------------------
 
-/// What lies at a path.
+/// The content that was found at a path.
 #[derive(Clone, Copy, Debug)]
 enum Found {
     Nothing,
     Known(Record),
-    /// It could not be used; it has been set aside, with a log line.
+    /// The file could not be used; it has been set aside, with a log line.
     Unusable,
 }
 
@@ -275,7 +275,7 @@ fn paths(directory: &Path, ids: &[u32]) -> Vec<PathBuf> {
     ids.iter().map(|id| directory.join(format!("host{id}"))).collect()
 }
 
-/// What is known of the hosts `ids`, and the two places for what is to come.
+/// Returns the stored values of the hosts `ids`, and the two places for values to come.
 pub(crate) fn open(places: Places, ids: &[u32]) -> (Vec<Option<Stored>>, Memory, Option<Writer>) {
     let boot = places.boot.as_deref();
     let storage = paths(&places.storage, ids);
@@ -315,7 +315,7 @@ fn takes_files(directory: &Path) -> bool {
 
 // ---- Memory ----------------------------------------------------------------------------------------
 
-/// What is in memory, and the count of the values. Without a place there, it only counts.
+/// The records in memory, and the count of the values. Without a place there, it only counts.
 #[derive(Default)]
 pub(crate) struct Memory {
     cells: Vec<Cell>,
@@ -351,7 +351,7 @@ impl Memory {
         match write(&mut cell.file, path, &to_line(record, self.boot.as_deref())) {
             Ok(()) => (cell.written, self.failing) = (true, false),
             Err(error) => {
-                // What it holds is not true any more.
+                // The record there is not true any more.
                 let gone = invalidate(path, cell.file.take());
                 if !std::mem::replace(&mut self.failing, true) {
                     let left = if gone { "" } else { ", and may be out of date" };
@@ -361,7 +361,7 @@ impl Memory {
         }
     }
 
-    /// What was noted last is not there, and an older value may be.
+    /// True if the value that was noted last is not there, and an older one may be.
     pub(crate) fn is_failing(&self) -> bool {
         self.failing
     }
@@ -423,11 +423,11 @@ fn invalidate(path: &Path, file: Option<File>) -> bool {
 
 // ---- Storage ---------------------------------------------------------------------------------------
 
-/// What the thread that writes is to do.
+/// The orders to the thread that writes.
 #[derive(Default)]
 struct Orders {
     wanted: Vec<Option<Record>>,
-    /// What is wanted is not in memory.
+    /// A wanted value is not in memory.
     urgent: bool,
     ending: bool,
 }
@@ -545,9 +545,9 @@ struct Files {
 
 struct Slot {
     path: PathBuf,
-    /// What is there, if that is known.
+    /// The record that is there, if that is known.
     there: Option<Record>,
-    /// What is there may be an open record.
+    /// The record that is there may be an open one.
     open: bool,
 }
 

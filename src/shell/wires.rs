@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the kernel shows of the muxes between the buses, looked at for all bus threads.
+//! The muxes between the buses as the kernel shows them, looked at for all bus threads.
 //!
 //! Owns what was found last. Must never: decide what follows from it; `logic/wires.rs` says what is one piece of wire, and
 //! the event loop whose gate that needs.
@@ -41,7 +41,7 @@ struct Found {
     wiring: Wiring,
     /// For each bus the others on which its transfers are seen.
     seen_on: Vec<Vec<usize>>,
-    /// What was last said of each bus.
+    /// The chain of each bus that was last logged.
     said: Vec<Chain>,
 }
 
