@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One host: events in, effects out. The only place where its state changes.
+//! The machine of one host: events in, effects out. The only place where its state changes.
 //!
 //! Owns: rules 1 to 9 (rules 3.2) and the order of the barrier (rules 3.3). What follows from a state is in
 //! [`policy`](super::policy). Must never: ask what time it is, wait, or fail.
@@ -82,7 +82,7 @@ enum Start {
     Decided,
 }
 
-/// One host.
+/// The machine of one host.
 #[derive(Clone, Debug)]
 pub struct Machine {
     settings: config::Host,
@@ -452,7 +452,7 @@ impl Machine {
         self.write_progress();
     }
 
-    /// What a state shows of the host since power-on.
+    /// Notes what the state shows of the host since power-on.
     fn note_seen(&mut self) {
         self.boot.note_seen(self.current.kind(), self.current.cause() == Cause::HostReport);
     }
@@ -550,7 +550,7 @@ impl Machine {
         }
     }
 
-    /// What keeps the gate closed; empty when it is open.
+    /// Returns the reasons that keep the gate closed; none when it is open.
     #[must_use]
     pub fn gate_reasons(&self) -> Vec<GateReason> {
         let reasons: Vec<_> = self.conditions().failing().collect();
@@ -616,7 +616,7 @@ impl Machine {
         self.start == Start::Decided
     }
 
-    /// What no power service reports.
+    /// Returns the values that no power service reports.
     #[must_use]
     pub fn untold(&self) -> Untold {
         self.power.unreported()
@@ -646,7 +646,7 @@ impl Machine {
         self.current.device()
     }
 
-    /// What brought the state about.
+    /// Returns the cause of the state.
     #[must_use]
     pub fn cause(&self) -> Cause {
         self.current.cause()
@@ -670,9 +670,9 @@ impl Machine {
         self.boot.history()
     }
 
-    /// What is to be remembered for the next life of the daemon. `None`, before rule 6 has decided: what was stored stays,
-    /// unless a Set, rule 3 or rule 4 has overtaken it. A state that the lock of rule 6 still holds is not of this boot
-    /// of the BMC: another restart must not take it for confirmed.
+    /// Returns the record for the next life of the daemon. `None`, before rule 6 has decided: the stored record stays,
+    /// unless a Set, rule 3 or rule 4 has overtaken it. A state that the lock of rule 6 still holds is not of this boot of
+    /// the BMC: another restart must not take it for confirmed.
     #[must_use]
     pub fn to_store(&self) -> Option<Stored> {
         let reset_suspected = self.suspicion.holds();

@@ -61,7 +61,7 @@ impl Handover {
         self.way == Way::Ours
     }
 
-    /// It waits for the transfers that are under way.
+    /// True if the handover waits for the transfers that are under way.
     pub(super) fn is_draining(&self) -> bool {
         matches!(self.way, Way::Draining(_))
     }

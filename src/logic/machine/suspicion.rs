@@ -63,7 +63,7 @@ impl Suspicion {
         }
     }
 
-    /// What a rule can tell apart, for the search through all reachable states.
+    /// Returns the facts that a rule can tell apart, for the search through all reachable states.
     #[cfg(test)]
     pub(super) fn key(self) -> Option<(bool, bool)> {
         self.0.map(|reset| (reset.reported, reset.post_complete))

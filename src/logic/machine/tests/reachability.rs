@@ -46,7 +46,7 @@ enum Depth {
     Everything,
 }
 
-/// One abstract state, in 64 bits: two of a million meet by chance about once in 30 million runs.
+/// Returns an abstract state in 64 bits: two of a million meet by chance about once in 30 million runs.
 fn key(machine: &Machine, watcher: &Watcher, depth: Depth) -> u64 {
     let mut hasher = DefaultHasher::new();
     machine.rules_key(&mut hasher);
@@ -80,7 +80,7 @@ impl Machine {
     fn rules_key(&self, hasher: &mut impl Hasher) {
         let (state, power) = (self.current.state(), &self.power);
         let start = match self.start {
-            // What was stored matters to rule 6 only where nothing has overtaken it.
+            // The stored record matters to rule 6 only where nothing has overtaken it.
             Start::Undecided { stored, .. } => Some(stored.filter(|_| !self.current.stands())),
             Start::Decided => None,
         };
@@ -273,7 +273,7 @@ fn explore(evidence: config::Evidence, depth: Depth) -> Counts {
         }
         let wake = node.machine.wake_at();
         let early = wake.map_or(now + Duration::from_secs(3600), |at| at - Duration::from_micros(1));
-        // What happens at `wake_at` itself is what happens to the state that a tick then leads to.
+        // An event at `wake_at` itself has the effect that it has on the state that a tick then leads to.
         let mut steps = vec![(early, Event::Tick)];
         steps.extend(wake.map(|at| (at, Event::Tick)));
         for (turn, event) in events(&node.machine, node.watcher.next_id(), depth).into_iter().enumerate() {
