@@ -155,7 +155,7 @@ const MOST_UNANSWERED: usize = 2_000;
 /// No signal is worth more calls.
 const MOST_FOR_A_SIGNAL: usize = 40;
 
-/// What becomes of a call.
+/// The fate of a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Answered,
@@ -167,7 +167,7 @@ enum Fate {
     Lost,
 }
 
-/// What one closing waits for.
+/// The calls and jobs that one closing waits for.
 #[derive(Default)]
 struct Closing {
     epoch: Epoch,
@@ -192,11 +192,11 @@ struct World {
     jobs: Vec<(String, String)>,
     last_job: u32,
     closings: [Closing; 2],
-    /// What was last told of each kind to a host's machine.
+    /// The event last sent of each kind to a host's machine.
     told: BTreeMap<(usize, String), Event>,
     orders: [Option<UnitOrder>; 2],
     quiet: [bool; 2],
-    /// What systemd was told, in order.
+    /// The orders that systemd received, in order.
     units: Vec<String>,
     wanted: [Wanted; 2],
     stage: Option<BootStage>,

@@ -66,7 +66,7 @@ enum Zone {
     Releasing,
 }
 
-/// What an item that is watched is, and what is known of it besides its value.
+/// The kind of a watched item, and the facts known of it besides its value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Item {
     Zone(Zone),
@@ -75,16 +75,16 @@ enum Item {
     Guard,
 }
 
-/// What has been tried with it.
+/// The tries with an item.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tries {
-    /// What it was told was refused, or not answered.
+    /// The retries of an order that was refused, or not answered.
     retry: Backoff,
     /// How often Manual was set again since the last order.
     reasserts: u32,
 }
 
-/// What a reply is about.
+/// The subject of a reply.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Awaited {
     /// Manual was set to this.
@@ -111,11 +111,11 @@ struct Host {
 pub(crate) struct Fans {
     hosts: Vec<Host>,
     watched: KnownProperties,
-    /// What each item of it is.
+    /// The kind of each item of `watched`.
     items: Vec<Item>,
     tries: Vec<Tries>,
     awaited: Pending<Awaited>,
-    /// What was logged once.
+    /// The messages that were logged once.
     noted: BTreeSet<String>,
     held: Held,
 }
@@ -185,7 +185,7 @@ impl Fans {
 
     // ---- Orders ------------------------------------------------------------------------------------
 
-    /// What this host's fans are to do from now on.
+    /// Orders what this host's fans are to do from now on.
     pub(crate) fn order(&mut self, host: HostIndex, wanted: Wanted) -> zbus::Result<Outcome> {
         let mut outcome = Outcome::default();
         let Some(of) = self.hosts.get_mut(host) else { return Ok(outcome) };
@@ -393,7 +393,7 @@ impl Fans {
                 self.succeeded(zone);
                 self.becomes(zone, Zone::Free);
             }
-            // It may have been done all the same, so it stays written down.
+            // The change may have been made all the same, so the zone stays written down.
             Awaited::Manual(zone, manual) => {
                 self.refused(zone, says, reply, &format!("fan control refuses Manual={manual}"));
             }
@@ -471,7 +471,7 @@ impl Fans {
     fn zone_appeared(&mut self, zone: usize, outcome: &mut Outcome) -> zbus::Result<()> {
         let nobodys = !self.hosts.iter().any(|host| host.zones.contains(&zone));
         match self.zone(zone) {
-            // It waits for the first order of its host.
+            // The zone waits for the first order of its host.
             Zone::Left if !nobodys => Ok(()),
             // The answer was lost with fan control; said once more it does no harm.
             Zone::Releasing => {

@@ -167,7 +167,7 @@ mod tests {
 
     use super::*;
 
-    /// What it was driven to; it fails as often as it is told to.
+    /// A line that keeps the levels it was driven to; it fails as often as it is told to.
     #[derive(Clone, Default)]
     struct Fake {
         driven: Arc<Mutex<Vec<bool>>>,
@@ -235,7 +235,7 @@ mod tests {
             }
         }
         drop(mux);
-        // It returns when the thread has ended.
+        // The call returns when the thread has ended.
         assert_eq!(over.blocking_recv(), None);
         let driven = fake.driven.lock().unwrap().clone();
         (driven, events)

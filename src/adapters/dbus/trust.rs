@@ -26,7 +26,7 @@ const STRANGERS_AT_ONCE: u32 = 5;
 /// And then one each.
 const STRANGERS_EACH: Duration = Duration::from_secs(60);
 
-/// Who is known, and what waits until its sender is.
+/// The callers that are known, and the messages that wait until their sender is.
 #[derive(Debug)]
 pub(crate) struct Trust {
     callers: Callers,
@@ -54,7 +54,7 @@ impl Trust {
         }
     }
 
-    /// What the bus knows of a message's sender, if it was asked and has answered.
+    /// Returns what the bus knows of a message's sender, if it was asked and has answered.
     pub(crate) fn caller(&self, message: &Message) -> Option<Caller> {
         match message.header().sender() {
             Some(sender) => self.callers.get(sender.as_str()),
