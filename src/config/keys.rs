@@ -101,11 +101,11 @@ keys_with_defaults! {
 }
 
 keys! {
-    /// One host.
+    /// A host.
     struct Host {
         /// Its number in D-Bus paths and unit names.
         id: Whole<0, 255>,
-        /// What the board's power evidence is worth.
+        /// The weight of the board's power evidence.
         evidence: Evidence = Evidence::default(),
         /// Its times and limits.
         timing: Timing = Timing::default(),
@@ -126,7 +126,7 @@ keys! {
 }
 
 keys_with_defaults! {
-    /// What the board's power evidence is worth.
+    /// The weight of the board's power evidence.
     struct Evidence {
         /// `trusted`: `OperatingSystemState` of the power service follows POST complete and nothing else.
         /// Many boards wire it to power good; leave those `untrusted`.
@@ -209,7 +209,9 @@ keys! {
         hosts: Option<List<Whole<0, 255>>> = None,
         /// The kernel's timeout for one transfer in milliseconds, in steps of ten. It applies to every user of that adapter, and below a mux also to the adapters that the mux is on.
         timeout_ms: Whole<10, 1000> = TIMEOUT_MS,
-        /// What is done with the hub of a DDR5 DIMM (`spd5118`) that hides its registers since another page of its memory than 0 is selected. `report`: it is shown as a sensor that failed. `reset`: page 0 is selected, with the gate open only; for boards on which nothing else reads the SPDs then.
+        /// The treatment of the hub of a DDR5 DIMM (`spd5118`) that hides its registers because a page of its memory
+        /// other than 0 is selected. `report`: the hub is shown as a sensor that failed. `reset`: page 0 is selected,
+        /// with the gate open only; for boards on which nothing else reads the SPDs then.
         spd_page: SpdPage = SPD_PAGE,
     }
 
@@ -221,7 +223,7 @@ keys! {
         host: Option<Whole<0, 255>> = None,
         /// When it may be read. `dimm`: while the gate is open; `s0`: the same, for other devices in the CPU's power domain, as VRs; `thermal`: whenever there is power.
         group: Group,
-        /// What it is.
+        /// The kind of the device.
         device: Device,
         /// The number of its bus, one of `buses`.
         bus: Option<Whole<0, 65535>> = None,
@@ -233,7 +235,7 @@ keys! {
         channel: Option<Whole<0, 32>> = None,
         /// How often it is read.
         poll: Seconds = POLL,
-        /// It must be there: when it does not answer it is shown as failed, not as absent.
+        /// The sensor must be there: when it does not answer it is shown as failed, not as absent.
         required: bool = false,
         /// The warning thresholds.
         warning: Limits = Limits::default(),
