@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where the log goes: to journald with its fields as a service, else to standard error.
 //!
-//! Owns: both ways out. Must never wait: a thread that logs may be the one that a host waits for. What cannot be written at once is
-//! lost and counted, and the count is logged when there is room again; the queue is the kernel's, and ours is none.
+//! Owns: both ways out. Must never wait: a thread that logs may be the one that a host waits for. A line that cannot be written at once
+//! is lost and counted, and the count is logged when there is room again; the queue is the kernel's, and ours is none.
 //!
 //! - *journald*: its native protocol (systemd, `docs/JOURNAL_NATIVE_PROTOCOL.md`), each line a datagram on a socket of our own that does not
 //!   block. Longer fields than [`LONGEST`] are cut, so that a datagram always fits.

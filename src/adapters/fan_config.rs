@@ -4,8 +4,8 @@
 //! Owns: what of phosphor-pid-control's configuration, as entity-manager publishes it, is about our sensors: `Configuration.Pid` and
 //! `Configuration.Stepwise` with their `Inputs`, `MissingIsAcceptable` and `InputUnavailableAsFailed` (pid-control
 //! `dbus/dbusconfiguration.cpp` at ca3d666e, openbmc 4.1), and the sensors that phosphor-virtual-sensor computes from ours
-//! (`src/virtualSensor.cpp` at ced2145f: `createVirtualSensorsFromDBus`, `parseConfigInterface`). What is configured in a file,
-//! `/usr/share/swampd/config.json` or `virtual_sensor_config.json`, is on no bus and is not seen. Must never: let data that is not
+//! (`src/virtualSensor.cpp` at ced2145f: `createVirtualSensorsFromDBus`, `parseConfigInterface`). A configuration in a
+//! file, `/usr/share/swampd/config.json` or `virtual_sensor_config.json`, is on no bus and is not seen. Must never: let data that is not
 //! understood count for more than nothing; hide the diagnosis behind a regular expression ([`Name`]).
 //!
 //! A virtual sensor leaves out inputs that are NaN, and is NaN itself when nothing is left (`calculateValue`, `src/calculate.cpp`).
@@ -104,7 +104,7 @@ impl FanConfig {
         Self { sensors, configurations: DiscoveredObjects::new(&KINDS), said: Hosts::new() }
     }
 
-    /// All that was read, with the path of its object. What answers with an error is no configuration.
+    /// All that was read, with the path of its object. An object that answers with an error is no configuration.
     fn roles(&self) -> impl Iterator<Item = (&str, &Role)> {
         self.configurations.all().filter_map(|(place, known)| match known {
             Known::Read(role) => Some((place.path.as_str(), role)),

@@ -4,7 +4,7 @@
 //! Owns: what has been said to which zone. Manual is set first and read back, then the PWMs' Target: in automatic mode a Target is
 //! overwritten at some time or other. Manual has no dead-man, so what is held is written down ([`Held`]) before it is taken. Must
 //! never: decide when to hold, or hold up anything else: fan control may be absent, restart, reload its zones, answer
-//! errors or never. What was refused, or not answered, is said again at the next order and after a pause (decision 0002, note F1).
+//! errors or never. An order that was refused, or not answered, is sent again at the next one and after a pause (decision 0002, note F1).
 //!
 //! A zone or a PWM may serve several hosts; it is held while one of them wants it, at the highest of their speeds.
 
@@ -255,7 +255,7 @@ impl Fans {
         let is = self.zone(zone);
         let manual = match (wanted, is) {
             (true, Zone::Held) if !again => return self.set_targets(zone, outcome),
-            // The answer is under way. What was refused is said again.
+            // The answer is under way. An order that was refused is sent again.
             (true, Zone::Taking) if !again && self.is_asked(zone) => return Ok(()),
             (true, _) => true,
             (false, Zone::Releasing) if self.is_asked(zone) => return Ok(()),
@@ -427,7 +427,7 @@ impl Fans {
         Ok(())
     }
 
-    /// Notes an item's refusal, or its silence, and plans to try again. Who has left the bus is told when it is back.
+    /// Notes an item's refusal, or its silence, and plans to try again. A service that has left the bus is called when it is back.
     fn refused(&mut self, item: usize, says: Says, reply: Option<&Message>, what: &str) {
         if says != Says::Nobody {
             self.failed(item);

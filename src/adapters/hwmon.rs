@@ -132,7 +132,7 @@ impl TemperatureFile for Hwmon {
                 Attribute::Fault => Attribute::Enable,
                 Attribute::Enable | Attribute::Input => Attribute::Input,
             };
-            // Most drivers have neither. One that cannot be read leaves it to the temperature to say why.
+            // Most drivers have neither. A file that cannot be read leaves it to the temperature to say why.
             match beside_it(&input, beside).map(|path| text(&path)) {
                 Some(Ok(text)) if text.trim_end() == bad => return self.take(Err(Fault::Unfit(why))),
                 Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => {}

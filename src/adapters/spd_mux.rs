@@ -64,8 +64,8 @@ impl GpioLine for Gpio {
     }
 }
 
-/// The thread of this host's mux, which tells the loop what has been done. What it hands over at its end,
-/// it has handed over when `done` is dropped.
+/// The thread of this host's mux, which tells the loop what has been done. A handover at its end
+/// is done when `done` is dropped.
 pub(crate) fn start(
     host: HostIndex,
     settings: &SpdMux,
@@ -132,7 +132,7 @@ fn serve(
 }
 
 /// Gives buses to their hosts, where a daemon died that may have had them: all at once, each on a thread of its own, since a line
-/// may be at an expander on a bus that hangs. Those that were not given by `until`, with why.
+/// may be at an expander on a bus that hangs. Returns those that were not given by `until`, with why.
 #[must_use]
 pub fn give_to_hosts(muxes: &[&SpdMux], lines: &dyn GpioLines, until: Instant) -> Vec<(String, io::Error)> {
     let (done, given) = channel();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Every key of the configuration (rules 6): its kind, its default, its meaning. This is the one place.
 //!
-//! The structs are the file as it was read: each value by itself is right. What they mean together is
+//! The structs are the file as it was read: each value by itself is right. Their meaning together is
 //! [`check`](super::check)'s matter. The comments are what the documentation and the JSON Schema say.
 
 use super::{
@@ -137,7 +137,8 @@ keys_with_defaults! {
         s2_from_power_on: bool = false,
         /// A host that is Off for `host_off` counts as powered off: for boards whose chassis stays on.
         host_off_is_off: bool = false,
-        /// The uids, besides root and the daemon's own, whose words about hosts are believed: power control, BIOS or fan control that does not run as root. One that any host lists is believed for all.
+        /// The uids, besides root and the daemon's own, whose words about hosts are believed: power control, BIOS or fan control that does
+        /// not run as root. A uid that any host lists is believed for all.
         trusted_uids: List<Whole<0, 4_294_967_294>> = List::empty(),
     }
 
@@ -384,7 +385,7 @@ fn entries<'a>(
     Some(entries)
 }
 
-/// The value of one key. What cannot be read is told, and its default taken, so that the rest can be looked at.
+/// The value of one key. A value that cannot be read is reported, and its default used, so that the rest can be looked at.
 fn take<T: Value>(
     entries: &[(String, Json)],
     at: &str,
@@ -402,7 +403,7 @@ fn take<T: Value>(
     default
 }
 
-/// The path of a key. One that does not read like a key is quoted.
+/// The path of a key. A key that does not read like one is quoted.
 fn join(at: &str, key: &str) -> String {
     let plain = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     let key = if plain { key.to_owned() } else { Json::String(key.to_owned()).shortened() };

@@ -136,7 +136,7 @@ fn load_opened(file: &Path, opened: std::io::Result<File>) -> Result<Loaded, Ref
     Ok(Loaded { file: Some(file.to_owned()), ..loaded })
 }
 
-/// Reads and checks the text of a configuration. What is wrong with it is all told.
+/// Reads and checks the text of a configuration. All that is wrong with it is reported.
 pub fn parse(text: &[u8]) -> Result<Loaded, Vec<Problem>> {
     let json = problem::parse(text).map_err(|problem| vec![problem])?;
     let mut problems = Problems::default();

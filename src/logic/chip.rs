@@ -4,8 +4,8 @@
 //!
 //! Owns: the register numbers and their order, and what a device that is dead, busy or another gives. Must never: talk to
 //! a device, or have a register that is written but the one of [`Access::Page0`].
-//! One permit covers one register, and the gate may close between any two; a chip that was interrupted is told
-//! to [`forget`](Chip::forget).
+//! A permit covers one register, and the gate may close between any two; a chip that was interrupted has to
+//! [`forget`](Chip::forget).
 //!
 //! All zeroes are a believable 0 degrees to each of these chips, and what a device gives that has lost its power, hides
 //! its registers, or is none of these. So they are believed only after another register, that is never 0, was read.
@@ -126,7 +126,7 @@ enum Check {
 }
 
 impl Kind {
-    /// Where identification begins. What has no register for it is only asked whether it is on.
+    /// Where identification begins. A device that has no register for it is only asked whether it is on.
     const fn begin(self) -> Step {
         match self {
             Self::Jc42 | Self::Spd5118 | Self::Tmp421 => Step::Identity,

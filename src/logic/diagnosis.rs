@@ -205,7 +205,7 @@ pub struct DimmCount {
 }
 
 impl DimmCount {
-    /// There are fewer than at `good`. What is not known is not fewer.
+    /// There are fewer than at `good`. A count that is not known is not fewer.
     #[must_use]
     pub fn is_fewer_than(self, good: Self) -> bool {
         let listed = self.present.zip(good.present).is_some_and(|(now, then)| now < then);

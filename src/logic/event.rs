@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Events: all that a machine is told.
+//! Events: all that is reported to a machine.
 //!
-//! Owns: what each of them carries. What an event brings about is in [`machine`](super::machine).
+//! Owns: what each of them carries. The effects of an event are in [`machine`](super::machine).
 
 use super::{
     acpi::AcpiState,

@@ -28,7 +28,7 @@ impl Backoff {
     /// Nothing has failed.
     pub const NONE: Self = Self { pause: Duration::ZERO, failed: false, at: None };
 
-    /// A try failed. One that waits for its next try is not put off by it.
+    /// A try failed. A backoff that waits for its next try is not put off by it.
     pub fn failed(&mut self) {
         self.failed = true;
     }

@@ -11,7 +11,7 @@
 /// The idle behaviour of a mux: what it does with its channel after a transfer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Idle {
-    /// The mux leaves all of them.
+    /// The mux leaves all of its channels.
     Disconnects,
     /// By its `idle_state` it stays on the last one, or goes to another.
     Stays(i32),
@@ -47,8 +47,8 @@ impl Chain {
     }
 }
 
-/// Whether a transfer on the bus `from` is seen on the bus `to`; each has its number and how it hangs. Those above `from`
-/// carry all of it. From there it goes down through what stays connected.
+/// Whether a transfer on the bus `from` is seen on the bus `to`; each has its number and how it hangs. The buses above
+/// `from` carry all of it. From there it goes down through what stays connected.
 #[must_use]
 pub fn reaches(from: (u32, &Chain), to: (u32, &Chain)) -> bool {
     let is_above = |bus: u32| from.1.buses(from.0).any(|above| above == bus);

@@ -253,7 +253,7 @@ fn read_line(path: &Path) -> io::Result<Option<String>> {
 /// counts.
 ///
 /// The newer one is; of equal age the more closed one. Where memory cannot be used, storage may have the value before it, and
-/// nothing is known. What storage says may be older than what was answered last, so it never counts as of this boot; nor does
+/// nothing is known. A record in storage may be older than the last answer, so it never counts as of this boot; nor does
 /// what is in memory if it cannot be written now, and so may not have been written when it should, or if storage has what
 /// cannot be read.
 fn believed(in_memory: Found, on_storage: Found, writable: bool) -> Option<(Record, bool)> {
@@ -299,7 +299,7 @@ pub(crate) fn open(places: Places, ids: &[u32]) -> (Vec<Option<Stored>>, Memory,
     (known, memory, Writer::start(files, apart))
 }
 
-/// Whether a directory in memory takes a new file of our size now. One that is not there is as good as none.
+/// Whether a directory in memory takes a new file of our size now. A directory that is not there takes none.
 fn takes_files(directory: &Path) -> bool {
     let probe = directory.join("probe");
     let tried = files::anew(&probe).and_then(|mut file| file.write_all(&[b'\n'; WIDTH]));

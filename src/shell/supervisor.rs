@@ -2,8 +2,8 @@
 //! The messages to systemd about the daemon: ready, alive, and its status (`sd_notify(3)`).
 //!
 //! Owns: a datagram socket that does not block, and what is still to be said. Must never wait: systemd's queue is full when systemd
-//! hangs, and the task that tells it is the one that answers hosts. What does not fit is said later, in one message with what
-//! came since: never more than one of each kind.
+//! hangs, and the task that tells it is the one that answers hosts. A message that does not fit is sent later, in one with those
+//! that came since: never more than one of each kind.
 
 use std::{
     env,

@@ -233,7 +233,7 @@ impl Bus {
         if self.trust.believes(caller) {
             return self.take_in(word).await;
         }
-        // A signal of his is nothing. Who asked him has to know that there is no answer.
+        // A signal of his is nothing. The peer that asked him has to know that there is no answer.
         let Some(serial) = word.header().reply_serial() else { return Ok(()) };
         let header = word.header();
         let mut error = Message::error(&header, NOT_BELIEVED);

@@ -3,8 +3,8 @@
 //!
 //! Owns: which there are (as the object mapper says), and what was last read of each. They are listed when the mapper or one of
 //! their services appears, and when one of them is announced or removed; read when they are new, and when they change. However
-//! much is signalled, at most one question of a kind is under way. What was answered with an error, or not at all, is asked again
-//! after a pause. Must never: wait, or judge what was read.
+//! much is signalled, at most one question of a kind is under way. A question that was answered with an error, or not at all,
+//! is asked again after a pause. Must never: wait, or judge what was read.
 //!
 //! A service announces its objects one by one, and a mapper takes its time: what is known changes in steps, and each step looks like a
 //! whole. It counts when it has come to rest ([`Gathered::rests`]).
@@ -385,7 +385,7 @@ impl<T: PartialEq> DiscoveredObjects<T> {
         Ok(calls)
     }
 
-    /// Something below the root is announced or removed. Whoever says so: the mapper knows; and, where its owner says it, the object.
+    /// Something below the root is announced or removed. The mapper is asked, whoever says so; and, where its owner says it, the object.
     fn came_or_went(
         &mut self,
         sender: &str,

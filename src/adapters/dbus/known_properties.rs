@@ -3,8 +3,9 @@
 //!
 //! Owns: for each property its service (as the object mapper says), that service's unique name, and the last value. Only
 //! the owner's word counts. A peer may be absent, appear, restart, answer errors or never: until it says something
-//! the value is `None`. What was answered with an error, or not at all, is asked again after a pause; what is not there, when it is
-//! announced. However much is signalled, one question of a kind is under way for each. Must never: wait, or judge a value.
+//! the value is `None`. A question that was answered with an error, or not at all, is asked again after a pause; one about
+//! an object that is not there, when it is announced. However much is signalled, one question of a kind is under way for each.
+//! Must never: wait, or judge a value.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -166,8 +166,8 @@ impl Speaker {
         self.0 = (!owner.is_empty()).then(|| owner.to_owned());
     }
 
-    /// The name's owner has answered a call. What the bus has said since counts for more, and so does its own answer in the place of
-    /// one who is not there.
+    /// The name's owner has answered a call. A report of the bus since then counts for more. An answer of the
+    /// bus itself, in the place of a service that is not there, does not count.
     pub(crate) fn replied(&mut self, reply: &Message) {
         if self.0.is_none() {
             let header = reply.header();

@@ -33,7 +33,7 @@ use crate::adapters::dbus::sub_tree::SubTree;
 
 /// Bytes of the part of a header that has a fixed place: byte order, type, flags, version, and the lengths of body and fields.
 const FIXED: usize = 16;
-/// Bytes of the longest message that the specification allows. What says that it is longer is no message.
+/// Bytes of the longest message that the specification allows. A message that states a greater length is none.
 const LONGEST: u64 = 128 << 20;
 /// Bytes of the longest call or signal that is read. The longest that anybody sends us for a reason, the announcement of an
 /// object with many properties, has a few thousand.

@@ -72,8 +72,8 @@ impl Trust {
         self.may_set(caller) || matches!(caller, Caller::Uid(uid) if self.trusted_uids.contains(&uid))
     }
 
-    /// A word waits until it is known whose it is. Who floods us before the bus has named him loses words; what a power service says is
-    /// asked for again.
+    /// A word waits until it is known whose it is. A sender that floods us before the bus has named it loses words; a power
+    /// service's value is asked for again.
     pub(crate) fn keep_word(&mut self, word: Message) {
         let held: usize = self.words.iter().map(|word| word.data().len()).sum();
         if self.words.len() < MOST_WAITING && held + word.data().len() <= MOST_BYTES {

@@ -119,7 +119,7 @@ impl Power {
 
     // ---- What the rules make of it ---------------------------------------------------------------
 
-    /// Rule 6: the first chassis value is Off. That is no edge.
+    /// Rule 6: the first chassis value is Off, which is no edge.
     pub(super) fn found_off(&mut self) {
         self.seen = Some(Chassis::Off);
     }

@@ -165,7 +165,7 @@ fn a_device_that_answers_and_does_not_fit_is_shown_as_failed() {
     }
 }
 
-/// A slot was said to be empty. That something is in it after all, and cannot be read, is said too, once.
+/// A slot was reported as empty. A device that is in it after all, and cannot be read, is reported too, once.
 #[test]
 fn a_fault_that_shows_a_device_is_said_also_after_one_that_does_not() {
     let mut sensor = opened(&settings());

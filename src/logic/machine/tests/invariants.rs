@@ -333,7 +333,7 @@ impl Watcher {
         self.power == Some(Chassis::Off) || (self.power.is_none() && self.decided && state.is_off_like())
     }
 
-    /// Note B2: which values nobody told. What was found is what would have been told.
+    /// Note B2: which values nobody reported. A value that was found is the one that would have been reported.
     fn record_untold(&mut self, event: Event) -> Event {
         fn another<T: Copy + PartialEq>(last: Option<T>, value: T) -> bool {
             last.is_some_and(|last| last != value)

@@ -4,8 +4,8 @@
 //! An abstract state is every field of the machine without its time stamps: a deadline is not running, running
 //! or due, as the rule sees it that uses it. Left out is what no rule reads (`previous`, the history's entries, the
 //! epoch's number, the count of resets, causes that no rule tells apart, the device's value but for whether it is published), and OS
-//! status where it is not trusted. Of a drain are kept none, one or more answers. One concrete machine stands
-//! for each abstract state; `properties.rs` tries other times and longer ways, and the events that no search has:
+//! status where it is not trusted. Of a drain are kept none, one or more answers. A single concrete machine
+//! stands for each abstract state; `properties.rs` tries other times and longer ways, and the events that no search has:
 //! [`Event::Found`], [`Event::UnguardedBus`], [`Event::FailsafeConfig`] and [`Event::BusSilent`].
 //!
 //! Four depths: [`Depth::Everything`] for two sets of options without trusted POST status; for all 16 sets
