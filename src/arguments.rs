@@ -24,7 +24,7 @@ Usage: acpi-stated [--config FILE] [--bus system|session|ADDRESS] [--state-dir D
   --log           error, warn, info, debug or trace (default: $ACPI_STATED_LOG, or info)
 ";
 
-/// What is wanted.
+/// The action that the command line asks for.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Wanted {
     Run { bus: String, log: LevelFilter, state_dir: Option<PathBuf> },

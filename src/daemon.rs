@@ -98,7 +98,7 @@ const HAND_OVER: Duration = Duration::from_secs(1);
 /// Why the daemon stopped without being asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It cannot do without the bus.
+    /// The bus failed, and the daemon cannot do without it.
     #[error(transparent)]
     Bus(#[from] Failed),
     /// The system gives no thread.
@@ -229,7 +229,7 @@ impl Daemon {
     }
 }
 
-/// What the lives before this one left.
+/// The data that the lives before this one left.
 struct Past {
     stored: Vec<Option<Stored>>,
     memory: Memory,
@@ -253,7 +253,7 @@ impl Running {
     async fn until(mut self, stop: impl Future<Output = ()>) -> Result<(), Error> {
         tokio::select! {
             ended = &mut self.bus => return Err(match ended {
-                // It ends well only behind the event loop, which knows why.
+                // The bus task ends well only behind the event loop, which knows why.
                 Ok(Ok(())) => loop_ended(self.event_loop.await),
                 ended => bus_ended(ended),
             }),
@@ -297,7 +297,7 @@ fn tree(event_loop: &EventLoop, hosts: &[config::Host], wiring: &Wiring) -> Tree
     Tree { acpi: acpi.collect(), sensors: sensors.collect(), machine_id }
 }
 
-/// Those that the daemon talks with.
+/// Makes the adapters to the services that the daemon talks with.
 fn peers(
     hosts: &[config::Host],
     tree: &Tree,

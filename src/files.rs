@@ -12,12 +12,12 @@ use std::{
 
 use rustix::fs::OFlags;
 
-/// What becomes of a path whose last part is a symbolic link.
+/// The treatment of a path whose last part is a symbolic link.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Links {
-    /// It is followed: an administrator may have linked it.
+    /// The link is followed: an administrator may have made it.
     Follow,
-    /// It is refused: the daemon makes no links, so somebody else did.
+    /// The link is refused: the daemon makes no links, so somebody else did.
     Refuse,
 }
 
@@ -64,7 +64,7 @@ fn regular(path: &Path, links: Links, how: &mut OpenOptions) -> io::Result<File>
     #[allow(clippy::cast_possible_wrap, reason = "open(2) takes the bits as an int")]
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY | no_links).bits() as i32;
     let file = how.custom_flags(flags).open(path)?;
-    // It may have become another meanwhile.
+    // The file may have become another one meanwhile.
     regular(&file.metadata()?)?;
     Ok(file)
 }

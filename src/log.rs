@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where the log goes: to journald with its fields as a service, else to standard error.
 //!
-//! Owns: both ways out. Must never wait: a thread that logs may be the one that a host waits for. What cannot be written at once is
-//! lost and counted, and the count is logged when there is room again; the queue is the kernel's, and ours is none.
+//! Owns: both ways out. Must never wait: a thread that logs may be the one that a host waits for. A line that cannot be written at once
+//! is lost and counted, and the count is logged when there is room again; the queue is the kernel's, and ours is none.
 //!
 //! - *journald*: its native protocol (systemd, `docs/JOURNAL_NATIVE_PROTOCOL.md`), each line a datagram on a socket of our own that does not
 //!   block. Longer fields than [`LONGEST`] are cut, so that a datagram always fits.
@@ -164,8 +164,8 @@ impl Subscriber for Log {
     fn exit(&self, _: &span::Id) {}
 }
 
-/// One line: what a person reads, and the fields for machines as journald takes them. They keep their own names: `MESSAGE_ID`, `HOST`,
-/// `ACPI_STATE`.
+/// A log line: the text for a person, and the fields for machines as journald takes them. The fields keep their own names:
+/// `MESSAGE_ID`, `HOST`, `ACPI_STATE`.
 struct Entry {
     message: String,
     fields: Vec<u8>,

@@ -98,7 +98,7 @@ fn check_config(loaded: Result<Loaded, Refused>) -> ExitCode {
     }
 }
 
-/// What is to be said of the muxes that guarded buses are channels of; and whether it is a warning.
+/// Returns the lines about the muxes that guarded buses are channels of, each with true if it is a warning.
 fn muxes(settings: &Settings, i2c: &dyn Buses) -> Vec<(bool, String)> {
     let guarded = settings.buses.iter().filter(|bus| !bus.hosts.is_empty());
     guarded.flat_map(|bus| wires::describe(bus.bus, &i2c.chain(bus.bus)).collect::<Vec<_>>()).collect()

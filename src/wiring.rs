@@ -89,9 +89,9 @@ impl Wiring {
         self.sensors.iter().map(|(sensor, placed)| (sensor, placed.host))
     }
 
-    /// What each bus thread has to do; `sysfs` is where the kernel shows its devices. A thread for each I2C bus; the files
-    /// share a few, and those of one device (one directory) one: a file that hangs takes its device's with it, and those of
-    /// the devices that share its thread, but not all.
+    /// Returns the work of each bus thread; `sysfs` is where the kernel shows its devices. There is a thread for each I2C
+    /// bus. The files share a few threads, and those of one device (one directory) share one: a file that hangs takes its
+    /// device's with it, and those of the devices that share its thread, but not all.
     pub(crate) fn lanes(&self, sysfs: &Path) -> Vec<Lane> {
         let of_i2c = |(position, (bus, manner)): (usize, (&(BusId, Vec<HostIndex>), &Manner))| {
             let BusId::I2c(number) = bus.0 else { return None };

@@ -88,7 +88,7 @@ fn shown(view: &View, name: &str) -> Option<Variant<'static>> {
     })
 }
 
-/// One host's object.
+/// The object of one host.
 #[derive(Debug)]
 pub(crate) struct AcpiObject {
     path: String,

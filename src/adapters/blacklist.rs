@@ -39,8 +39,8 @@ struct Unguarded {
     why: String,
 }
 
-/// Those of `buses` that fru-device may scan, by the file in `directory` ([`DIRECTORY`]); none, where entity-manager is
-/// not installed. `sysfs` (`/sys`) says which bus a mux's channel is behind.
+/// Returns those of `buses` that fru-device may scan, by the file in `directory` ([`DIRECTORY`]); none, where
+/// entity-manager is not installed. `sysfs` (`/sys`) says which bus a mux's channel is behind.
 fn unguarded(directory: &Path, sysfs: &Path, buses: impl IntoIterator<Item = u32>) -> Vec<Unguarded> {
     if !directory.is_dir() {
         return Vec::new();
@@ -108,7 +108,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// What fru-device leaves out of a bus.
+/// The part of a bus that fru-device leaves out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Skips {
     /// All of it.

@@ -32,7 +32,7 @@ const STAGE: &str = "BootProgress";
 const LAST_UPDATE: &str = "BootProgressLastUpdate";
 const RAW: &str = "xyz.openbmc_project.State.Boot.Raw";
 
-/// What every value of the enum begins with.
+/// The prefix of every value of the enum.
 const STAGES: &str = "xyz.openbmc_project.State.Boot.Progress.ProgressStages.";
 
 const fn name(stage: BootStage) -> &'static str {
@@ -50,7 +50,7 @@ enum Role {
     Raw,
 }
 
-/// What a reply is about, host by host.
+/// The subject of a reply, host by host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Awaited {
     Written(HostIndex),
@@ -62,18 +62,18 @@ enum Awaited {
 struct Progress {
     stage: usize,
     last_update: usize,
-    /// What we wrote last.
+    /// The stage that we wrote last.
     ours: Option<BootStage>,
     /// Somebody else has written since.
     theirs: bool,
-    /// What we wrote before that: its signal may come after our next write.
+    /// The stage that we wrote before that: its signal may come after our next write.
     earlier: Option<BootStage>,
     /// The stamp before the last write.
     before: Option<u64>,
-    /// What was ordered while nobody had it, or could not be written.
+    /// The stage that was ordered while nobody had the property, or that could not be written.
     unsaid: Option<BootStage>,
     retry: Backoff,
-    /// What was seen last.
+    /// The value that was seen last.
     seen: Option<String>,
 }
 
@@ -153,7 +153,7 @@ impl BootProgress {
         Ok(calls)
     }
 
-    /// It is written again later, unless somebody else has said more by then.
+    /// Notes that the stage is to be written again later, unless somebody else has reported more by then.
     fn not_written(&mut self, host: HostIndex) {
         if let Some(of) = self.hosts.get_mut(host) {
             of.unsaid = of.ours;
@@ -211,7 +211,7 @@ impl BootProgress {
             let Some((host, role)) = self.roles.get(item).copied() else { continue };
             match (role, value) {
                 (Role::Stage, Some(Plain::Text(value))) => self.stage_is(host, value, &mut outcome)?,
-                // What is read may be a code of an earlier boot; what is signalled is new.
+                // A code that is read may be of an earlier boot; a code that is signalled is new.
                 (Role::Raw, Some(_)) if by_signal => outcome.events.push((host, Event::SignOfLife)),
                 (Role::Stage | Role::LastUpdate | Role::Raw, _) => {}
             }
@@ -231,7 +231,7 @@ impl BootProgress {
             of.theirs = true;
             outcome.events.push((host, Event::BootProgressByOthers));
         }
-        // What could not be said before, unless somebody else has said more.
+        // The stage could not be written before; it is now, unless somebody else has reported more.
         if let Some(stage) = of.unsaid.take()
             && (unspecified || earlier || stage == BootStage::Unspecified)
             && name(stage) != named

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! All peers together on a bus where everything goes wrong that can: services answer, answer errors or nonsense, late or never, leave,
-//! come back and change their minds, and strangers signal whatever they like. What holds all the time: nothing grows without end,
-//! and nobody's word counts but the owner's. What holds once the services are well: each peer has said all that is wanted, knows all
-//! that is so, and waits for nothing.
+//! come back and change their minds, and strangers signal whatever they like. Conditions that hold all the time: nothing grows
+//! without end, and nobody's word counts but the owner's. Conditions that hold once the services are well: each peer has sent all that
+//! is wanted, knows all that is so, and waits for nothing.
 
 use std::{
     cell::Cell,
@@ -155,7 +155,7 @@ const MOST_UNANSWERED: usize = 2_000;
 /// No signal is worth more calls.
 const MOST_FOR_A_SIGNAL: usize = 40;
 
-/// What becomes of a call.
+/// The fate of a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Answered,
@@ -167,7 +167,7 @@ enum Fate {
     Lost,
 }
 
-/// What one closing waits for.
+/// The calls and jobs that one closing waits for.
 #[derive(Default)]
 struct Closing {
     epoch: Epoch,
@@ -192,11 +192,11 @@ struct World {
     jobs: Vec<(String, String)>,
     last_job: u32,
     closings: [Closing; 2],
-    /// What was last told of each kind to a host's machine.
+    /// The event last sent of each kind to a host's machine.
     told: BTreeMap<(usize, String), Event>,
     orders: [Option<UnitOrder>; 2],
     quiet: [bool; 2],
-    /// What systemd was told, in order.
+    /// The orders that systemd received, in order.
     units: Vec<String>,
     wanted: [FanDemand; 2],
     stage: Option<BootStage>,
@@ -452,7 +452,7 @@ impl World {
                 self.lost.push((service, call));
             }
             Fate::Error(name) => self.reply(&call, &error(&call, &sender, name)),
-            // Nonsense is no answer to a question. Who says that it has done something has done it.
+            // Nonsense is no answer to a question. A service that says that it has done something has done it.
             Fate::Nonsense if asks(&call) => {
                 self.reply(&call, &answer(&call, &sender, &(7_u8, "nonsense")));
             }

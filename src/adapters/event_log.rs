@@ -44,7 +44,7 @@ const LOGGING: &str = "xyz.openbmc_project.Logging";
 const LOGGING_PATH: &str = "/xyz/openbmc_project/logging";
 const CREATE: &str = "xyz.openbmc_project.Logging.Create";
 const ENTRY: &str = "xyz.openbmc_project.Logging.Entry";
-/// What a boot needs, a few times over.
+/// The number of records that a boot needs, a few times over.
 const MOST_AT_ONCE: u32 = 20;
 /// And then one each: 1440 a day at most, of some 100 bytes.
 const ONE_EACH: Duration = Duration::from_secs(60);
@@ -129,7 +129,7 @@ struct HostLog {
     entries: BTreeMap<Diagnosis, LogEntry>,
 }
 
-/// What a reply is about.
+/// The subject of a reply.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Awaited {
     Sel,
@@ -288,7 +288,7 @@ impl EventLog {
         match says {
             Says::Good | Says::NotThere => {
                 self.unresolved.remove(path);
-                // One that succeeds says nothing of the others.
+                // An entry that is resolved says nothing of the others.
                 if self.unresolved.is_empty() {
                     self.retry.reset();
                 }
@@ -342,7 +342,7 @@ impl Peer for EventLog {
         Some(self.resolve(host, diagnosis).map(|call| Outcome::of(call.into_iter().collect())))
     }
 
-    /// What it only writes to has nothing to say.
+    /// Ignores the signals: a service that is only written to has nothing to say.
     fn signalled(&mut self, _signal: &Signal<'_>) -> zbus::Result<Outcome> {
         Ok(Outcome::default())
     }

@@ -4,12 +4,13 @@
 //! Owns: what of phosphor-pid-control's configuration, as entity-manager publishes it, is about our sensors: `Configuration.Pid` and
 //! `Configuration.Stepwise` with their `Inputs`, `MissingIsAcceptable` and `InputUnavailableAsFailed` (pid-control
 //! `dbus/dbusconfiguration.cpp` at ca3d666e, openbmc 4.1), and the sensors that phosphor-virtual-sensor computes from ours
-//! (`src/virtualSensor.cpp` at ced2145f: `createVirtualSensorsFromDBus`, `parseConfigInterface`). What is configured in a file,
-//! `/usr/share/swampd/config.json` or `virtual_sensor_config.json`, is on no bus and is not seen. Must never: let data that is not
+//! (`src/virtualSensor.cpp` at ced2145f: `createVirtualSensorsFromDBus`, `parseConfigInterface`). A configuration in a
+//! file, `/usr/share/swampd/config.json` or `virtual_sensor_config.json`, is on no bus and is not seen. Must never: let data that is not
 //! understood count for more than nothing; hide the diagnosis behind a regular expression ([`Name`]).
 //!
 //! A virtual sensor leaves out inputs that are NaN, and is NaN itself when nothing is left (`calculateValue`, `src/calculate.cpp`).
-//! It never says that it is unavailable, so pid-control takes that NaN for a failure whatever `InputUnavailableAsFailed` is.
+//! A virtual sensor never says that it is unavailable, so pid-control takes that NaN for a failure whatever
+//! `InputUnavailableAsFailed` is.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -59,7 +60,7 @@ const DEGREES: &str = "DegreesC";
 /// The hosts whose sensors a configuration takes for failed.
 type Hosts = BTreeSet<HostIndex>;
 
-/// What is of interest in one configuration.
+/// The part of one configuration that is of interest.
 #[derive(Debug, PartialEq, Eq)]
 enum Role {
     /// Nothing.
@@ -92,7 +93,7 @@ pub(crate) struct FanConfig {
     /// Our sensors by their paths, and whose they are.
     sensors: BTreeMap<String, HostIndex>,
     configurations: DiscoveredObjects<Role>,
-    /// What the machines were told.
+    /// The hosts whose machines were last sent `FailsafeConfig(true)`.
     said: Hosts,
 }
 
@@ -103,7 +104,7 @@ impl FanConfig {
         Self { sensors, configurations: DiscoveredObjects::new(&KINDS), said: Hosts::new() }
     }
 
-    /// All that was read, with the path of its object. What answers with an error is no configuration.
+    /// All that was read, with the path of its object. An object that answers with an error is no configuration.
     fn roles(&self) -> impl Iterator<Item = (&str, &Role)> {
         self.configurations.all().filter_map(|(place, known)| match known {
             Known::Read(role) => Some((place.path.as_str(), role)),
@@ -190,7 +191,7 @@ impl FanConfig {
             outcome.events.push((*host, Event::FailsafeConfig(true)));
         }
         let still: Hosts = bad.into_keys().collect();
-        // It is over only when everything that there is has been looked at.
+        // The diagnosis is over only when everything that there is has been looked at.
         let all_read = self.configurations.all().all(|(_, known)| *known != Known::Unread);
         let over = self.said.difference(&still).copied().filter(|_| all_read);
         outcome.events.extend(over.map(|host| (host, Event::FailsafeConfig(false))));
@@ -228,7 +229,7 @@ impl Peer for FanConfig {
     }
 }
 
-/// What is of interest in this configuration.
+/// Returns the part of this configuration that is of interest.
 fn role(place: &Place, properties: &Properties<'_>) -> Role {
     let kind = KINDS.get(place.kind).map_or("", |kind| kind.carries);
     if kind == PID || kind == STEPWISE {
@@ -275,7 +276,7 @@ fn text<'a>(value: &'a Variant<'_>) -> Option<&'a str> {
 /// of ours, and among those that may be missing it finds none. Both raise the diagnosis rather than hide it.
 #[derive(Debug, PartialEq, Eq)]
 enum Name {
-    /// What a path ends with.
+    /// The end of a path.
     Plain(String),
     /// As it is written.
     Expression(String),
@@ -289,7 +290,7 @@ impl Name {
         Self::Plain(format!("/{}", name.replace(' ', "_")))
     }
 
-    /// It is certain to find the sensor at this path.
+    /// True if the name is certain to find the sensor at this path.
     fn is(&self, path: &str) -> bool {
         match self {
             Self::Plain(end) => path.ends_with(end.as_str()),
@@ -343,7 +344,7 @@ mod tests {
         )
     }
 
-    /// What the machines are told of these configurations, of a board with a sensor of each of two hosts.
+    /// Returns the hosts that are reported for these configurations, of a board with a sensor of each of two hosts.
     fn told(configurations: &[Configuration]) -> Vec<HostIndex> {
         let ours = ["A1", "B1"].map(|name| format!("{TEMPERATURES}DIMM_{name}"));
         let mut config = FanConfig::new(ours.iter().enumerate().map(|(host, path)| (path.as_str(), host)));

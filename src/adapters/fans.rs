@@ -4,7 +4,7 @@
 //! Owns: what has been said to which zone. Manual is set first and read back, then the PWMs' Target: in automatic mode a Target is
 //! overwritten at some time or other. Manual has no dead-man, so what is held is written down ([`Held`]) before it is taken. Must
 //! never: decide when to hold, or hold up anything else: fan control may be absent, restart, reload its zones, answer
-//! errors or never. What was refused, or not answered, is said again at the next order and after a pause (decision 0002, note F1).
+//! errors or never. An order that was refused, or not answered, is sent again at the next one and after a pause (decision 0002, note F1).
 //!
 //! A zone or a PWM may serve several hosts; it is held while one of them wants it, at the highest of their speeds.
 
@@ -64,7 +64,7 @@ enum Zone {
     Releasing,
 }
 
-/// What an item that is watched is, and what is known of it besides its value.
+/// The kind of a watched item, and the facts known of it besides its value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Item {
     Zone(Zone),
@@ -73,16 +73,16 @@ enum Item {
     Guard,
 }
 
-/// What has been tried with it.
+/// The tries with an item.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tries {
-    /// What it was told was refused, or not answered.
+    /// The retries of an order that was refused, or not answered.
     retry: Backoff,
     /// How often Manual was set again since the last order.
     reasserts: u32,
 }
 
-/// What a reply is about.
+/// The subject of a reply.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Awaited {
     /// Manual was set to this.
@@ -109,11 +109,11 @@ struct HostFans {
 pub(crate) struct FanControl {
     hosts: Vec<HostFans>,
     watched: KnownProperties,
-    /// What each item of it is.
+    /// The kind of each item of `watched`.
     items: Vec<Item>,
     tries: Vec<Tries>,
     awaited: Pending<Awaited>,
-    /// What was logged once.
+    /// The messages that were logged once.
     noted: Noted,
     held: Held,
 }
@@ -183,7 +183,7 @@ impl FanControl {
 
     // ---- Orders ------------------------------------------------------------------------------------
 
-    /// What this host's fans are to do from now on.
+    /// Orders what this host's fans are to do from now on.
     pub(crate) fn order(&mut self, host: HostIndex, wanted: FanDemand) -> zbus::Result<Outcome> {
         let mut outcome = Outcome::default();
         let Some(of) = self.hosts.get_mut(host) else { return Ok(outcome) };
@@ -254,7 +254,7 @@ impl FanControl {
         let is = self.zone(zone);
         let manual = match (wanted, is) {
             (true, Zone::Held) if !again => return self.set_targets(zone, outcome),
-            // The answer is under way. What was refused is said again.
+            // The answer is under way. An order that was refused is sent again.
             (true, Zone::Taking) if !again && self.is_asked(zone) => return Ok(()),
             (true, _) => true,
             (false, Zone::Releasing) if self.is_asked(zone) => return Ok(()),
@@ -392,7 +392,7 @@ impl FanControl {
                 self.succeeded(zone);
                 self.becomes(zone, Zone::Free);
             }
-            // It may have been done all the same, so it stays written down.
+            // The change may have been made all the same, so the zone stays written down.
             Awaited::Manual(zone, manual) => {
                 self.refused(zone, says, reply, &format!("fan control refuses Manual={manual}"));
             }
@@ -426,7 +426,7 @@ impl FanControl {
         Ok(())
     }
 
-    /// Notes an item's refusal, or its silence, and plans to try again. Who has left the bus is told when it is back.
+    /// Notes an item's refusal, or its silence, and plans to try again. A service that has left the bus is called when it is back.
     fn refused(&mut self, item: usize, says: Says, reply: Option<&Message>, what: &str) {
         if says != Says::Nobody {
             self.failed(item);
@@ -467,7 +467,7 @@ impl FanControl {
     fn zone_appeared(&mut self, zone: usize, outcome: &mut Outcome) -> zbus::Result<()> {
         let nobodys = !self.hosts.iter().any(|host| host.zones.contains(&zone));
         match self.zone(zone) {
-            // It waits for the first order of its host.
+            // The zone waits for the first order of its host.
             Zone::Left if !nobodys => Ok(()),
             // The answer was lost with fan control; said once more it does no harm.
             Zone::Releasing => {

@@ -7,7 +7,7 @@
 //! gives a number all the same. Must never: keep a file open, since the next one of that name may be another sensor's;
 //! or read more than a number.
 //!
-//! What it cannot know: an SPD hub whose page somebody else selected gives 0 to the kernel's driver too (unless that
+//! A limit: an SPD hub whose page somebody else selected gives 0 to the kernel's driver too (unless that
 //! looks, as it does when it probes), and with a driver at its address it is not ours to ask.
 
 use std::{
@@ -28,13 +28,13 @@ use crate::{
     shell::ports::{TemperatureFile, fault},
 };
 
-/// One temperature that is read from a file.
+/// A temperature that is read from a file.
 #[derive(Clone, Debug)]
 pub struct Hwmon {
     place: Location,
     /// Where the file was found.
     found: Option<PathBuf>,
-    /// That was in this reading.
+    /// The file was found in this reading.
     fresh: bool,
     next: Attribute,
 }
@@ -89,7 +89,7 @@ impl Hwmon {
         self.found.clone()
     }
 
-    /// What a reading came to, unless it is to be begun anew where the file is now.
+    /// Returns the result of a reading, unless it is to be begun anew where the file is now.
     fn take(&mut self, result: Result<Celsius, Fault>) -> Progress {
         let again = result == Err(Fault::Absent) && self.found.is_some() && !self.fresh;
         if again {
@@ -132,7 +132,7 @@ impl TemperatureFile for Hwmon {
                 Attribute::Fault => Attribute::Enable,
                 Attribute::Enable | Attribute::Input => Attribute::Input,
             };
-            // Most drivers have neither. One that cannot be read leaves it to the temperature to say why.
+            // Most drivers have neither. A file that cannot be read leaves it to the temperature to say why.
             match beside_it(&input, beside).map(|path| text(&path)) {
                 Some(Ok(text)) if text.trim_end() == bad => return self.take(Err(Fault::Unfit(why))),
                 Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => {}
@@ -180,7 +180,7 @@ fn in_device(device: &Path, attribute: &str) -> Option<PathBuf> {
 
 fn read(path: &Path) -> Result<Celsius, Fault> {
     let text = text(path).map_err(|error| {
-        // What is not UTF-8 is the file's content; everything else has an errno.
+        // Content that is not UTF-8 has no errno; everything else has one.
         let content = error.kind() == io::ErrorKind::InvalidData && error.raw_os_error().is_none();
         match Errno::from_io_error(&error) {
             _ if content => Fault::Unfit(NO_NUMBER),
@@ -196,7 +196,7 @@ const NO_NUMBER: &str = "its file does not hold a whole number of millidegrees";
 /// More than the longest number, and its newline.
 const LONGEST: usize = 32;
 
-/// What a small file says. Bounded, and never waiting for somebody to write to it.
+/// Returns the content of a small file. Bounded, and never waiting for somebody to write to it.
 fn text(path: &Path) -> io::Result<String> {
     #[allow(clippy::cast_possible_wrap, reason = "open(2) takes the bits as an int")]
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32;
@@ -238,7 +238,7 @@ mod tests {
         panic!("no end");
     }
 
-    /// What a driver gives of a diode that is not connected, or a sensor that is off, is a number too.
+    /// A driver gives a number of a diode that is not connected, or a sensor that is off, too.
     #[test]
     fn what_the_driver_says_beside_it_counts() {
         let sysfs = Scratch::new();
@@ -266,7 +266,7 @@ mod tests {
         // Whatever else it is, the temperature says.
         file("enable", "what?\n");
         expect(Ok(25.0));
-        // One file is read in a step, each under a permit of its own.
+        // A step reads one file, under a permit of its own.
         let mut hwmon = Hwmon::file(&path);
         assert_eq!([hwmon.step(), hwmon.step()], [Progress::More; 2]);
         assert!(matches!(hwmon.step(), Progress::Reading(_)));

@@ -65,8 +65,8 @@ impl LinuxBuses {
     }
 }
 
-/// What a mux does after a transfer: -2 disconnects it, -1 leaves it as it is, another is the channel that it goes to
-/// (include/dt-bindings/mux/mux.h; i2c-mux-pca954x.c). Other drivers' muxes have no such file.
+/// Reads what a mux does after a transfer: -2 disconnects it, -1 leaves it as it is, another is the channel that it
+/// goes to (include/dt-bindings/mux/mux.h; i2c-mux-pca954x.c). Other drivers' muxes have no such file.
 fn idle(mux: &Path) -> Idle {
     let state = fs::read_to_string(mux.join("idle_state")).ok().and_then(|text| text.trim().parse().ok());
     match state {
@@ -97,7 +97,7 @@ impl Buses for LinuxBuses {
     }
 
     fn driver_of(&self, bus: u32, address: u8) -> Option<String> {
-        // What i2c-dev looks at for EBUSY (i2cdev_check_addr): this adapter, those above it, and those below it.
+        // The adapters that i2c-dev looks at for EBUSY (i2cdev_check_addr): this one, those above it, and those below it.
         let wanted = format!("{address:04x}");
         let above = self.adapters(bus);
         fs::read_dir(&self.devices).ok()?.flatten().find_map(|entry| {
@@ -148,7 +148,7 @@ impl I2cBus for LinuxBus {
 
 /// The limits of the adapters that are in use. Two buses below one mux share those above it.
 struct Limits {
-    /// What each user of an adapter asked for; the shortest holds.
+    /// The timeout that each user of an adapter asked for; the shortest holds.
     asked: Mutex<BTreeMap<u32, Vec<Duration>>>,
     /// Sets an adapter's timeout.
     set: Box<SetTimeout>,
@@ -291,7 +291,7 @@ pub(super) mod scratch {
 
     impl Drop for Scratch {
         fn drop(&mut self) {
-            // What a test leaves behind is a few small files.
+            // The remains of a test are a few small files.
             drop(fs::remove_dir_all(&self.0));
         }
     }

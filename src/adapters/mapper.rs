@@ -28,11 +28,11 @@ use crate::{
 /// Of more rivals of one host than this the others are not noted.
 const MOST_RIVALS: usize = 8;
 
-/// One host's object.
+/// The object of one host.
 #[derive(Debug)]
 struct OwnObject {
     path: String,
-    /// Who else serves it, or is taken by ipmid in its place.
+    /// The services that serve it too, or that ipmid takes in its place.
     rivals: BTreeSet<String>,
 }
 
@@ -45,14 +45,14 @@ enum Why {
     Followed,
 }
 
-/// What is known of rivals.
+/// The rivals that are known.
 #[derive(Debug)]
 pub(crate) struct Mapper {
     hosts: Vec<OwnObject>,
     awaited: Pending<Why>,
     /// There was a reason to ask since the last question.
     again: bool,
-    /// Who speaks for the mapper.
+    /// The unique name that speaks for the mapper.
     speaker: Speaker,
 }
 
@@ -191,7 +191,7 @@ impl Peer for Mapper {
         let ask = match &signal.news {
             News::Owner { name: MAPPER, owner } => {
                 self.speaker.changed(owner);
-                // Whoever was asked is gone.
+                // The mapper that was asked is gone.
                 self.awaited.forget(|_| true);
                 !owner.is_empty()
             }
@@ -232,7 +232,7 @@ mod tests {
         calls(sent, "GetSubTree").into_iter().cloned().collect()
     }
 
-    /// What is said of rivals when the mapper lists these, and what is sent then.
+    /// Returns what is reported of rivals when the mapper lists these, and what is sent then.
     fn told(
         mapper: &mut Mapper,
         question: &Message,
@@ -285,7 +285,7 @@ mod tests {
         let (events, sent) = told(&mut mapper, &asked[0], &[US[0], (PATH, FIRST), US[1]]);
         assert_eq!(events, [(0, true)]);
         assert_eq!(calls(&sent, "AddMatch").len(), 1, "its leaving is followed");
-        // It may have left before: asked once more, and not again.
+        // The rival may have left before: the mapper is asked once more, and not again.
         let asked = questions(&sent);
         let (events, sent) = told(&mut mapper, &asked[0], &[US[0], (PATH, FIRST), US[1]]);
         assert_eq!((events.len(), sent.len()), (0, 0));

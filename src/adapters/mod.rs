@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One file for each outside thing. Adapters translate; they decide nothing.
+//! The adapters: one file for each outside thing. Adapters translate; they decide nothing.
 
 pub mod acpi_object;
 pub mod blacklist;

@@ -42,7 +42,7 @@ pub(crate) struct Peers {
     pub(crate) boot_progress: BootProgress,
     /// The sensors of CPU power.
     pub(crate) cpu_power: CpuPower,
-    /// What fan control is configured to do with our sensors.
+    /// The configuration of fan control for our sensors.
     pub(crate) fan_config: FanConfig,
     /// The DIMMs that the inventory has.
     pub(crate) dimm_inventory: DimmInventory,
@@ -66,7 +66,7 @@ impl Peers {
         ]
     }
 
-    /// What each begins with.
+    /// Returns the calls that each begins with.
     pub(crate) fn start(&mut self) -> zbus::Result<Vec<Message>> {
         let mut calls = Vec::new();
         for peer in self.all() {
@@ -85,7 +85,7 @@ impl Peers {
         Signal::read(signal, |signal| self.each(|peer| peer.signalled(signal)))
     }
 
-    /// It is so late.
+    /// The time is `now`.
     pub(crate) fn tick(&mut self, now: Moment) -> zbus::Result<Outcome> {
         self.each(|peer| peer.tick(now))
     }

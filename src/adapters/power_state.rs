@@ -40,8 +40,8 @@ const LINES_AT_ONCE: u32 = 5;
 /// And then one each.
 const LINES_EACH: Duration = Duration::from_secs(60);
 
-/// What a host's three values are, in the order in which they are read: chassis first (rule 9), the host
-/// last, since rule 6 decides as soon as it has both, and must know OS status by then.
+/// The kind of a value. A host has three, which are read in the order of `ALL`: chassis first (rule 9),
+/// the host last, since rule 6 decides as soon as it has both, and must know OS status by then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Property {
     Chassis,
@@ -101,7 +101,7 @@ impl Property {
         }
     }
 
-    /// What was found by asking again; what is no value is gone.
+    /// Returns the event of a value that was found by asking again; a string that is no value is gone.
     fn found(self, value: Option<&str>) -> Event {
         let found = match self {
             Self::Chassis => value.and_then(Chassis::from_dbus).map(Found::Chassis),
@@ -112,7 +112,7 @@ impl Property {
     }
 }
 
-/// One value of one host.
+/// The source of one value of one host.
 #[derive(Debug)]
 struct Followed {
     host: HostIndex,
@@ -123,9 +123,9 @@ struct Followed {
     owner: Option<String>,
     /// Owners of its names that have no such object.
     without: BTreeSet<String>,
-    /// It has told a value.
+    /// The source has reported a value.
     told: bool,
-    /// It could not be read.
+    /// The retries of a value that could not be read.
     retry: Backoff,
 }
 
@@ -142,11 +142,11 @@ struct Watch {
     /// A bus may be open by them.
     relied_on: bool,
     at: Option<Time>,
-    /// It was said that those who are not believed hold its names.
+    /// Services that are not believed hold its names, and this was reported.
     strangers: bool,
 }
 
-/// What the reply to one of our calls is about.
+/// The subject of one of our calls, by which its reply is understood.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Awaited {
     Owner(String),
@@ -278,7 +278,7 @@ impl PowerState {
             }
             watch.strangers = source.is_some();
             outcome.events.push((host, Event::Strangers(watch.strangers)));
-            // Who takes a name and leaves it again and again makes no line each time.
+            // A service that takes a name and leaves it again and again makes no line each time.
             if let Some(source) = source
                 && self.lines.take(self.now).is_some()
             {
@@ -352,7 +352,7 @@ impl PowerState {
     /// An answer, or that there is none.
     fn answered(&mut self, what: Awaited, reply: Option<&Message>) -> zbus::Result<Outcome> {
         let mut outcome = Outcome::default();
-        // Whoever was asked, or the bus in his place.
+        // A reply counts from the service that was asked, or from the bus in its place.
         let asked = match &what {
             Awaited::Owner(_) => None,
             Awaited::Value(index) | Awaited::Again(index) => {
@@ -491,7 +491,7 @@ impl Peer for PowerState {
     }
 }
 
-/// It stands in the place of an answer that is not believed.
+/// True if the reply stands in the place of an answer that is not believed.
 fn is_not_believed(reply: &Message) -> bool {
     reply.header().error_name().is_some_and(|name| *name == NOT_BELIEVED)
 }

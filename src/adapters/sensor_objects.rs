@@ -101,7 +101,7 @@ static INTERFACES: [Interface; 6] = [
     },
 ];
 
-/// One direction of one threshold: its alarm's property and what it signals.
+/// A direction of one threshold: its alarm's property and the signals that it sends.
 struct Direction {
     interface: &'static str,
     alarm: &'static str,
@@ -141,7 +141,7 @@ static DIRECTIONS: [Direction; 4] = [
     },
 ];
 
-/// One sensor's object.
+/// The object of one sensor.
 #[derive(Debug)]
 pub(crate) struct SensorObject {
     path: String,

@@ -64,8 +64,8 @@ impl GpioLine for Gpio {
     }
 }
 
-/// The thread of this host's mux, which tells the loop what has been done. What it hands over at its end,
-/// it has handed over when `done` is dropped.
+/// The thread of this host's mux, which tells the loop what has been done. A handover at its end
+/// is done when `done` is dropped.
 pub(crate) fn start(
     host: HostIndex,
     settings: &SpdMux,
@@ -132,7 +132,7 @@ fn serve(
 }
 
 /// Gives buses to their hosts, where a daemon died that may have had them: all at once, each on a thread of its own, since a line
-/// may be at an expander on a bus that hangs. Those that were not given by `until`, with why.
+/// may be at an expander on a bus that hangs. Returns those that were not given by `until`, with why.
 #[must_use]
 pub fn give_to_hosts(muxes: &[&SpdMux], lines: &dyn GpioLines, until: Instant) -> Vec<(String, io::Error)> {
     let (done, given) = channel();
@@ -167,7 +167,7 @@ mod tests {
 
     use super::*;
 
-    /// What it was driven to; it fails as often as it is told to.
+    /// A line that keeps the levels it was driven to; it fails as often as it is told to.
     #[derive(Clone, Default)]
     struct Fake {
         driven: Arc<Mutex<Vec<bool>>>,
@@ -235,7 +235,7 @@ mod tests {
             }
         }
         drop(mux);
-        // It returns when the thread has ended.
+        // The call returns when the thread has ended.
         assert_eq!(over.blocking_recv(), None);
         let driven = fake.driven.lock().unwrap().clone();
         (driven, events)

@@ -47,9 +47,9 @@ pub(crate) struct Systemd {
     speaker: Speaker,
     /// Unit of each job, by its object path.
     jobs: BTreeMap<String, String>,
-    /// What was noted once: units that do not exist, systemd that does not answer.
+    /// The messages that were noted once: units that do not exist, systemd that does not answer.
     noted: Noted,
-    /// What each host has stopped inside the barrier.
+    /// The units that each host has stopped inside the barrier.
     quiesce: Vec<Quiesce>,
 }
 
@@ -90,7 +90,7 @@ impl Systemd {
                 self.unstarted.remove(unit);
                 let call = of.calls.send(call, unit.clone());
                 if call.is_none() {
-                    // It is not being stopped, so this closing is never quiet.
+                    // The unit is not being stopped, so this closing is never quiet.
                     of.jobs.insert(String::new());
                 }
                 calls.extend(call);
@@ -117,7 +117,7 @@ impl Systemd {
         Ok(call)
     }
 
-    /// What became of a unit to quiesce, and whether that was the last; `None` if it is none of these.
+    /// Handles the reply about a unit to quiesce, and tells whether that was the last; `None` if it is none of these.
     fn quiesce_returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<Vec<(HostIndex, Event)>> {
         let mut hosts = self.quiesce.iter_mut().enumerate();
         let (host, of) = hosts.find_map(|(host, of)| of.calls.take(serial).map(|_| (host, of)))?;
@@ -180,7 +180,7 @@ impl Systemd {
         Ok(self.calls.send(call, (unit, member != "StopUnit")))
     }
 
-    /// What could not be said before, now that it answers.
+    /// Sends the orders that could not be sent before, now that systemd answers.
     fn say_the_rest(&mut self) -> zbus::Result<Vec<Message>> {
         let mut calls = Vec::new();
         for (host, order) in std::mem::take(&mut self.unsaid) {
@@ -307,7 +307,7 @@ mod tests {
             .unwrap()
     }
 
-    /// What came of this reply; `None` if nobody asked.
+    /// Returns the events of this reply; `None` if nobody asked.
     fn returned(systemd: &mut Systemd, call: &Message, reply: &Message) -> Option<Vec<(HostIndex, Event)>> {
         Some(systemd.returned(serial(call), reply)?.unwrap().events)
     }

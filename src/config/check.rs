@@ -256,7 +256,7 @@ fn check_buses(config: &Config, hosts: &Hosts, problems: &mut Problems, warnings
 }
 
 fn check_spd_page(config: &Config, bus: &keys::Bus, at: &str, warnings: &mut Problems) {
-    // One that is read in POST too may not be written to then, and so never is.
+    // A hub that is read in POST too may not be written to then, and so is never written to.
     let hub = |sensor: &keys::Sensor| {
         sensor.bus == Some(bus.bus) && sensor.device == Device::Spd5118 && sensor.group != Group::Thermal
     };

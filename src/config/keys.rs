@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Every key of the configuration (rules 6): its kind, its default, its meaning. This is the one place.
 //!
-//! The structs are the file as it was read: each value by itself is right. What they mean together is
+//! The structs are the file as it was read: each value by itself is right. Their meaning together is
 //! [`check`](super::check)'s matter. The comments are what the documentation and the JSON Schema say.
 
 use super::{
@@ -101,11 +101,11 @@ keys_with_defaults! {
 }
 
 keys! {
-    /// One host.
+    /// A host.
     struct Host {
         /// Its number in D-Bus paths and unit names.
         id: Whole<0, 255>,
-        /// What the board's power evidence is worth.
+        /// The weight of the board's power evidence.
         evidence: Evidence = Evidence::default(),
         /// Its times and limits.
         timing: Timing = Timing::default(),
@@ -126,7 +126,7 @@ keys! {
 }
 
 keys_with_defaults! {
-    /// What the board's power evidence is worth.
+    /// The weight of the board's power evidence.
     struct Evidence {
         /// `trusted`: `OperatingSystemState` of the power service follows POST complete and nothing else.
         /// Many boards wire it to power good; leave those `untrusted`.
@@ -137,7 +137,8 @@ keys_with_defaults! {
         s2_from_power_on: bool = false,
         /// A host that is Off for `host_off` counts as powered off: for boards whose chassis stays on.
         host_off_is_off: bool = false,
-        /// The uids, besides root and the daemon's own, whose words about hosts are believed: power control, BIOS or fan control that does not run as root. One that any host lists is believed for all.
+        /// The uids, besides root and the daemon's own, whose words about hosts are believed: power control, BIOS or fan control that does
+        /// not run as root. A uid that any host lists is believed for all.
         trusted_uids: List<Whole<0, 4_294_967_294>> = List::empty(),
     }
 
@@ -209,7 +210,9 @@ keys! {
         hosts: Option<List<Whole<0, 255>>> = None,
         /// The kernel's timeout for one transfer in milliseconds, in steps of ten. It applies to every user of that adapter, and below a mux also to the adapters that the mux is on.
         timeout_ms: Whole<10, 1000> = TIMEOUT_MS,
-        /// What is done with the hub of a DDR5 DIMM (`spd5118`) that hides its registers since another page of its memory than 0 is selected. `report`: it is shown as a sensor that failed. `reset`: page 0 is selected, with the gate open only; for boards on which nothing else reads the SPDs then.
+        /// The treatment of the hub of a DDR5 DIMM (`spd5118`) that hides its registers because a page of its memory
+        /// other than 0 is selected. `report`: the hub is shown as a sensor that failed. `reset`: page 0 is selected,
+        /// with the gate open only; for boards on which nothing else reads the SPDs then.
         spd_page: SpdPage = SPD_PAGE,
     }
 
@@ -221,7 +224,7 @@ keys! {
         host: Option<Whole<0, 255>> = None,
         /// When it may be read. `dimm`: while the gate is open; `s0`: the same, for other devices in the CPU's power domain, as VRs; `thermal`: whenever there is power.
         group: Group,
-        /// What it is.
+        /// The kind of the device.
         device: Device,
         /// The number of its bus, one of `buses`.
         bus: Option<Whole<0, 65535>> = None,
@@ -233,7 +236,7 @@ keys! {
         channel: Option<Whole<0, 32>> = None,
         /// How often it is read.
         poll: Seconds = POLL,
-        /// It must be there: when it does not answer it is shown as failed, not as absent.
+        /// The sensor must be there: when it does not answer it is shown as failed, not as absent.
         required: bool = false,
         /// The warning thresholds.
         warning: Limits = Limits::default(),
@@ -268,7 +271,7 @@ keys_with_defaults! {
     }
 }
 
-/// What `ack_cap_ms` is, and at most may be without `quiesce`: a host may wait in SMM with every core stopped.
+/// The default of `ack_cap_ms`, and its maximum without `quiesce`: a host may wait in SMM with every core stopped.
 pub(crate) const ACK_CAP_MS: u32 = 250;
 /// The most with `quiesce`.
 pub(crate) const ACK_CAP_QUIESCE_MS: u32 = 3000;
@@ -276,7 +279,7 @@ pub(crate) const ACK_CAP_QUIESCE_MS: u32 = 3000;
 /// A bus's timeout: rules 3.3, short by construction.
 pub(crate) const TIMEOUT_MS: Whole<10, 1000> = Whole(30);
 
-/// What is done with an SPD hub's page: nothing.
+/// The default treatment of an SPD hub's page: nothing is done with it.
 pub(crate) const SPD_PAGE: SpdPage = SpdPage::Report;
 
 /// How often a sensor is read.
@@ -306,15 +309,15 @@ impl Host {
 words! {
     /// Whether POST complete is to be believed.
     pub(crate) enum PostComplete {
-        /// It may be wired to power good.
+        /// POST complete may be wired to power good.
         Untrusted = "untrusted",
-        /// It is what it says.
+        /// POST complete is what it says.
         Trusted = "trusted",
     }
 
-    /// What is done with the hub of a DDR5 DIMM that hides its registers behind another page than 0.
+    /// The treatment of the hub of a DDR5 DIMM that hides its registers behind another page than 0.
     pub enum SpdPage {
-        /// It is shown as a sensor that failed.
+        /// The hub is shown as a sensor that failed.
         Report = "report",
         /// Its page 0 is selected.
         Reset = "reset",
@@ -330,7 +333,7 @@ words! {
         S0 = "s0",
     }
 
-    /// What a sensor is (rules 3.4).
+    /// The kind of device that a sensor is (rules 3.4).
     pub enum Device {
         /// JC42.4 or TSE2004, on a DDR4 DIMM.
         Jc42 = "jc42",
@@ -382,7 +385,7 @@ fn entries<'a>(
     Some(entries)
 }
 
-/// The value of one key. What cannot be read is told, and its default taken, so that the rest can be looked at.
+/// The value of one key. A value that cannot be read is reported, and its default used, so that the rest can be looked at.
 fn take<T: Value>(
     entries: &[(String, Json)],
     at: &str,
@@ -400,14 +403,14 @@ fn take<T: Value>(
     default
 }
 
-/// The path of a key. One that does not read like a key is quoted.
+/// The path of a key. A key that does not read like one is quoted.
 fn join(at: &str, key: &str) -> String {
     let plain = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     let key = if plain { key.to_owned() } else { Json::String(key.to_owned()).shortened() };
     if at.is_empty() { key } else { format!("{at}.{key}") }
 }
 
-/// One slip of the finger apart: a character too many, too few, another, or two exchanged.
+/// True if the keys are one typing error apart: a character too many, too few, another, or two exchanged.
 fn resemble(known: &str, given: &str) -> bool {
     let given = given.to_ascii_lowercase().replace('-', "_");
     let (a, b) = (known.as_bytes(), given.as_bytes());

@@ -40,9 +40,9 @@ const LONGEST: u64 = 1 << 20;
 pub struct Loaded {
     /// Where it came from. `None`: nowhere, it is all defaults.
     pub file: Option<PathBuf>,
-    /// What the daemon works with.
+    /// The settings that the daemon works with.
     pub settings: Settings,
-    /// What will not be as good as it could be.
+    /// The parts of the configuration that will not be as good as they could be.
     pub warnings: Vec<Problem>,
     /// All keys with what they are.
     effective: keys::Config,
@@ -55,7 +55,7 @@ impl Loaded {
         self.effective.write().pretty()
     }
 
-    /// One line that says what it is, for who wants to know that it can be used.
+    /// Returns one line that says what the configuration is, for a user who wants to know that it can be used.
     #[must_use]
     pub fn summary(&self) -> String {
         let count =
@@ -70,7 +70,7 @@ impl Loaded {
         )
     }
 
-    /// One line that says what the daemon has: for who looks for why it does not do what it should.
+    /// Returns one line that says what the daemon has, for a user who wants to know why it does not do what it should.
     #[must_use]
     pub fn inventory(&self) -> String {
         fn all(what: &str, ids: impl Iterator<Item = String>) -> String {
@@ -87,7 +87,7 @@ impl Loaded {
         )
     }
 
-    /// One line for each warning.
+    /// Returns a line for each warning.
     pub fn warning_lines(&self) -> impl Iterator<Item = String> + '_ {
         let nowhere = self.file.is_none().then(|| {
             let [first, second] = FILES;
@@ -110,7 +110,7 @@ pub fn load(file: Option<&Path>) -> Result<Loaded, Refused> {
 fn load_first(files: &[&str]) -> Result<Loaded, Refused> {
     for file in files.iter().map(Path::new) {
         match files::open(file, Links::Follow) {
-            // One that is there and cannot be opened is what was meant.
+            // A file that is there and cannot be opened is the one that was meant.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             opened => return load_opened(file, opened),
         }
@@ -136,7 +136,7 @@ fn load_opened(file: &Path, opened: std::io::Result<File>) -> Result<Loaded, Ref
     Ok(Loaded { file: Some(file.to_owned()), ..loaded })
 }
 
-/// Reads and checks the text of a configuration. What is wrong with it is all told.
+/// Reads and checks the text of a configuration. All that is wrong with it is reported.
 pub fn parse(text: &[u8]) -> Result<Loaded, Vec<Problem>> {
     let json = problem::parse(text).map_err(|problem| vec![problem])?;
     let mut problems = Problems::default();
@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(loaded.settings.hosts.len(), 1);
     }
 
-    /// It is there and cannot be read: the second is not what is meant.
+    /// The first file is there and cannot be read: the second is not the one that is meant.
     #[test]
     fn a_first_file_that_cannot_be_read_is_refused() {
         let refused = load_first(&[env!("CARGO_MANIFEST_DIR"), BOARD]).unwrap_err();

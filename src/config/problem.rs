@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is wrong with a configuration, as a person is told.
+//! The problems of a configuration, as they are reported to a person.
 
 use std::{fmt, path::PathBuf};
 
 use super::json::Json;
 
-/// One thing that is wrong, or that gives a warning.
+/// A problem: a thing that is wrong, or that gives a warning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The key's path, as `hosts[0].timing.settle`; or line and column; empty: the whole file.
     pub at: String,
     /// The value that stands there, if it matters.
     pub found: Option<String>,
-    /// What is wrong.
+    /// The fault.
     pub wrong: String,
-    /// What would be right.
+    /// The correction.
     pub remedy: String,
 }
 
@@ -40,7 +40,7 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// One line for each problem.
+    /// Returns a line for each problem.
     pub fn lines(&self) -> impl Iterator<Item = String> {
         self.problems.iter().map(|problem| format!("{}: {problem}", self.file.display()))
     }
@@ -84,7 +84,7 @@ impl Problems {
         self.0.iter().any(|problem| problem.at == at)
     }
 
-    /// What must be there is not.
+    /// Adds a problem: a thing that must be there is missing.
     pub(crate) fn missing(&mut self, at: &str, wrong: &str, remedy: impl Into<String>) {
         if !self.told(at) {
             self.add(at, wrong, remedy);

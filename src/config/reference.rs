@@ -11,7 +11,7 @@ use super::{
     value::{Value as _, object, string},
 };
 
-/// One key of an object.
+/// A key of an object.
 pub(crate) struct Row {
     pub(crate) key: &'static str,
     pub(crate) accepted: String,

@@ -23,12 +23,12 @@ pub struct Settings {
     pub events: Events,
 }
 
-/// One host.
+/// A host.
 #[derive(Clone, Debug)]
 pub struct Host {
     /// The number in its D-Bus paths and unit names.
     pub id: u32,
-    /// What its power evidence is worth.
+    /// The weight of its power evidence.
     pub evidence: Evidence,
     /// The uids, besides root and our own, whose words are believed.
     pub trusted_uids: Vec<u32>,
@@ -42,7 +42,7 @@ pub struct Host {
     pub fans: Fans,
     /// D-Bus path of the sensor of its CPU power.
     pub cpu_power_sensor: Option<String>,
-    /// What gives the SPD bus to it.
+    /// The mux that gives the SPD bus to it.
     pub spd_mux: Option<SpdMux>,
     /// Units to stop before a Set that closes the gate is answered.
     pub quiesce: Vec<String>,
@@ -50,7 +50,7 @@ pub struct Host {
     pub write_boot_progress: bool,
 }
 
-/// What the board's power evidence is worth (rules 3.2, rules 7 and 8).
+/// The weight of the board's power evidence (rules 3.2, rules 7 and 8).
 #[allow(
     clippy::struct_excessive_bools,
     reason = "four independent answers about a board, as its configuration gives them"
@@ -136,7 +136,7 @@ pub struct Bus {
     pub hosts: Vec<u32>,
     /// The kernel's timeout of one transfer.
     pub timeout: Duration,
-    /// What is done with hubs of DDR5 DIMMs that show another page than 0.
+    /// The treatment of hubs of DDR5 DIMMs that show another page than 0.
     pub spd_page: SpdPage,
 }
 
@@ -155,7 +155,7 @@ pub struct Sensor {
     pub channel: Option<u8>,
     /// How often.
     pub poll: Duration,
-    /// It must be there.
+    /// The sensor must be there.
     pub required: bool,
     /// The warning thresholds.
     pub warning: Limits,
@@ -174,7 +174,7 @@ pub struct Sensor {
 pub enum Source {
     /// From a device on a guarded bus; with [`Device::Hwmon`] through the file of the driver bound to it.
     Device {
-        /// What it is.
+        /// The kind of the device.
         device: Device,
         /// Linux I2C bus number.
         bus: u32,
@@ -255,7 +255,7 @@ impl Default for Settings {
     }
 }
 
-/// What a checked configuration comes to.
+/// Returns the settings that follow from a checked configuration.
 pub(super) fn settings(config: &Config) -> Settings {
     let sensors: Vec<Sensor> = config.sensors.values().filter_map(sensor).collect();
     let hosts = config.hosts.values().map(|host| {

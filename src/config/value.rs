@@ -8,7 +8,7 @@ use super::{json::Json, problem::Problems};
 
 /// Something that stands at a key.
 pub(crate) trait Value: Sized {
-    /// What is accepted, as a remedy says it after "give".
+    /// The accepted values, as a remedy says them after "give".
     fn accepted() -> String;
 
     /// The value, if it is one.
@@ -138,7 +138,7 @@ impl Value for Seconds {
 pub(crate) struct Celsius(pub(crate) f64);
 
 impl Celsius {
-    /// What a sensor's object can show: its `MinValue` and `MaxValue` (rules 3.4).
+    /// The range that a sensor's object can show: its `MinValue` and `MaxValue` (rules 3.4).
     const LOWEST: f64 = -128.0;
     const HIGHEST: f64 = 127.0;
 }

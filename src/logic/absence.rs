@@ -10,7 +10,7 @@ use super::{evidence::Untold, time::Time};
 /// A service that restarts is away for less than this, and one that starts with the BMC may come as late.
 pub const SAID_AFTER: Duration = Duration::from_secs(20);
 
-/// What is to be said now.
+/// The report that is due now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Note {
     /// Nobody has told these for [`SAID_AFTER`].
@@ -33,7 +33,7 @@ impl Absence {
         Self { since: Some(now), said: None }
     }
 
-    /// What is to be said, now that this is not told.
+    /// Returns the report that is due, now that these values are not reported.
     pub fn follow(&mut self, now: Time, untold: Untold) -> Option<Note> {
         if untold == Untold::default() {
             self.since = None;

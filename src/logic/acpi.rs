@@ -5,10 +5,10 @@
 //! IPMI 2.0 section 20.6, Set ACPI Power State. The device property uses the same enum, so IPMI's
 //! D0 is [`AcpiState::S0G0D0`] there and D3 is [`AcpiState::S3D3`].
 
-/// What every value of the D-Bus enum begins with.
+/// The prefix of every value of the D-Bus enum.
 pub const ENUM_PREFIX: &str = "xyz.openbmc_project.Control.Power.ACPIPowerState.ACPI.";
 
-/// One of the 14 values of `xyz.openbmc_project.Control.Power.ACPIPowerState.ACPI`.
+/// An ACPI power state: one of the 14 values of `xyz.openbmc_project.Control.Power.ACPIPowerState.ACPI`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub enum AcpiState {
     /// The operating system runs.
@@ -41,7 +41,7 @@ pub enum AcpiState {
     Unknown,
 }
 
-/// What a state means for the rules: the rows of rules 3.1.
+/// The meaning of a state for the rules: the rows of rules 3.1.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum StateKind {
     /// The host's operating system runs: S0 and legacy on.
@@ -154,7 +154,7 @@ impl AcpiState {
     }
 }
 
-/// One byte of IPMI's Set ACPI Power State: which state to set, if any.
+/// A byte of IPMI's Set ACPI Power State: which state to set, if any.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IpmiByte {
     /// Bit 7 clear, or the code 7Fh: leave it as it is.

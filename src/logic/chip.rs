@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What to read from each kind of device, one register at a time: who it is, whether its sensor is on, and then how
-//! warm it is.
+//! The registers to read from each kind of device, one at a time: its identity, whether its sensor is on, and then
+//! its temperature.
 //!
 //! Owns: the register numbers and their order, and what a device that is dead, busy or another gives. Must never: talk to
 //! a device, or have a register that is written but the one of [`Access::Page0`].
-//! One permit covers one register, and the gate may close between any two; a chip that was interrupted is told
-//! to [`forget`](Chip::forget).
+//! A permit covers one register, and the gate may close between any two; a chip that was interrupted has to
+//! [`forget`](Chip::forget).
 //!
 //! All zeroes are a believable 0 degrees to each of these chips, and what a device gives that has lost its power, hides
 //! its registers, or is none of these. So they are believed only after another register, that is never 0, was read.
@@ -13,7 +13,7 @@
 use super::reading::{self, ALL_ONES, ALL_ZEROES, Celsius, Fault};
 use crate::config::Device;
 
-/// One `SMBus` transfer.
+/// An `SMBus` transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Access {
     /// Read Byte Data from this register.
@@ -39,28 +39,28 @@ pub enum Progress {
 /// value, and a look each time would double the traffic.
 const RECHECK: u8 = 30;
 
-/// One device that is read register by register.
+/// A device that is read register by register.
 #[derive(Clone, Debug)]
 pub struct Chip {
     kind: Family,
     channel: u8,
-    /// What comes next.
+    /// The next step.
     step: Step,
     /// Readings until the configuration is looked at again.
     trusted: u8,
-    /// What the configuration register said of the number format.
+    /// The extended number format, by the configuration register.
     extended: bool,
-    /// The same of the order in which the halves are to be read.
+    /// The order in which the halves are to be read, by the same register.
     part_first: bool,
     /// The first half of a value of two bytes, or MR11.
     half: u8,
     doubt: Doubt,
-    /// What of it is settled next, before the step.
+    /// The check that the doubt needs next, before the step.
     check: Option<Check>,
     selects: Selects,
 }
 
-/// What is not believed yet.
+/// A value that is not believed yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Doubt {
     No,
@@ -77,7 +77,7 @@ enum Doubt {
 enum Selects {
     Never,
     Once,
-    /// It was, in this reading.
+    /// Page 0 was selected in this reading.
     Spent,
 }
 
@@ -93,14 +93,14 @@ enum Family {
     Pmbus,
 }
 
-/// What is read. Not every device has every step.
+/// A step of reading a device. Not every device has every step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// Who it is.
+    /// The identity of the device.
     Identity,
-    /// What of it.
+    /// The model.
     Model,
-    /// What it can do, or which of its channels are on.
+    /// The abilities of the device, or which of its channels are on.
     Ability,
     /// Whether it measures, and in which format.
     Configuration,
@@ -110,7 +110,7 @@ enum Step {
     Second,
 }
 
-/// What is read besides, because of a doubt.
+/// A transfer besides the steps, because of a doubt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Check {
     /// Which page an SPD5118 shows.
@@ -126,7 +126,7 @@ enum Check {
 }
 
 impl Family {
-    /// Where identification begins. What has no register for it is only asked whether it is on.
+    /// Where identification begins. A device that has no register for it is only asked whether it is on.
     const fn begin(self) -> Step {
         match self {
             Self::Jc42 | Self::Spd5118 | Self::Tmp421 => Step::Identity,
@@ -188,7 +188,7 @@ impl Chip {
         };
     }
 
-    /// What to transfer next.
+    /// Returns the next transfer.
     #[must_use]
     pub fn next(&self) -> Access {
         match self.check {
@@ -201,8 +201,9 @@ impl Chip {
         }
     }
 
-    /// What vouches for a temperature of nothing but zeroes: who it is, or else its upper limit (SB-TSI 0x07, TMP75 and LM75
-    /// 0x03) or `PMBUS_REVISION`. (Of a device with a limit of 0 degrees, and of `PMBus` 1.0, nothing does.)
+    /// Returns the register that vouches for a temperature of nothing but zeroes: the identity of the device, or else its
+    /// upper limit (SB-TSI 0x07, TMP75 and LM75 0x03) or `PMBUS_REVISION`. (Nothing vouches for a device with a limit of 0
+    /// degrees, or for `PMBus` 1.0.)
     const fn witness(&self) -> Access {
         match self.kind {
             Family::Jc42 => Access::Word(0x06),
@@ -350,7 +351,7 @@ impl Chip {
                     Some(Check::Vendor)
                 }
             },
-            // One that has a vendor shows its registers on any page: then it was not the page.
+            // A hub that shows a vendor shows its registers on any page: then the page was not the cause.
             Check::Vendor if word == 0 => Some(Check::Select),
             Check::Vendor => return Err(Fault::Page(self.half)),
             Check::Select => {

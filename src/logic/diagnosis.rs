@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What can be wrong with a host (rules 3.7): its names, what to do about it, what shows it.
+//! The diagnoses of a host (rules 3.7): their names, what to do about each, the evidence for each.
 //!
 //! Owns: the words and the small numbers. When a diagnosis holds is [`policy`](super::policy)'s. Must never: remember
 //! anything.
@@ -20,7 +20,7 @@ pub const DIMMS_FROM_OPEN: Duration = Duration::from_secs(60);
 /// `EvidenceMute`: a power value is another than was told for so long: some services signal a moment after they answer.
 pub const MUTE_AFTER: Duration = Duration::from_secs(2);
 
-/// What is wrong with the host, by its name on D-Bus.
+/// A problem of the host, by its name on D-Bus.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub enum Diagnosis {
     /// Power is on, and nothing was heard from the firmware.
@@ -114,7 +114,7 @@ impl Diagnosis {
         }
     }
 
-    /// What it is and what to look at, for the journal.
+    /// Returns the meaning of the diagnosis and what to look at, for the journal.
     #[must_use]
     pub const fn advice(self) -> &'static str {
         match self {
@@ -169,12 +169,12 @@ impl Diagnosis {
     }
 }
 
-/// What the CPU's power sensor shows.
+/// The value of the CPU's power sensor.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum CpuPower {
     /// Next to nothing: the CPU does not run.
     Low,
-    /// It draws power.
+    /// The CPU draws power.
     Good,
     /// No sensor, no value, or one that is none.
     #[default]
@@ -182,7 +182,7 @@ pub enum CpuPower {
 }
 
 impl CpuPower {
-    /// What a reading in watts means. What is not finite is no reading, and not 0 W.
+    /// Returns the meaning of a reading in watts. A value that is not finite is no reading, and not 0 W.
     #[must_use]
     pub fn of(watts: f64) -> Self {
         if !watts.is_finite() {
@@ -205,14 +205,14 @@ pub struct DimmCount {
 }
 
 impl DimmCount {
-    /// There are fewer than at `good`. What is not known is not fewer.
+    /// There are fewer than at `good`. A count that is not known is not fewer.
     #[must_use]
     pub fn is_fewer_than(self, good: Self) -> bool {
         let listed = self.present.zip(good.present).is_some_and(|(now, then)| now < then);
         self.answering < good.answering || listed
     }
 
-    /// What a boot with this count, which is not fewer, leaves to be remembered.
+    /// Returns the count to be remembered after a boot with this count, which is not fewer.
     #[must_use]
     pub fn learned(self, good: Option<Self>) -> Option<Self> {
         let present = self.present.or(good.and_then(|good| good.present));
@@ -221,7 +221,7 @@ impl DimmCount {
     }
 }
 
-/// What shows a diagnosis: names and values for journal fields and Additional Data.
+/// The evidence for a diagnosis: names and values for journal fields and Additional Data.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Evidence(Vec<(&'static str, String)>);
 

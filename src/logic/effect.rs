@@ -41,7 +41,7 @@ pub enum Effect {
     BootProgress(BootStage),
 }
 
-/// What systemd is to do (rules 3.6).
+/// An order to systemd (rules 3.6).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum UnitOrder {
     /// Start this state's target.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Events: all that a machine is told.
+//! Events: all that is reported to a machine.
 //!
-//! Owns: what each of them carries. What an event brings about is in [`machine`](super::machine).
+//! Owns: what each of them carries. The effects of an event are in [`machine`](super::machine).
 
 use super::{
     acpi::AcpiState,
@@ -27,22 +27,22 @@ pub enum Event {
     Host(Option<HostState>),
     /// OS status, read or signalled.
     Os(Option<Os>),
-    /// One of them was read again, though nothing was signalled (note B2).
+    /// A value of these three was read again, though nothing was signalled (note B2).
     Found(Found),
     /// A name that tells of one of them has an owner, and none that is believed (note B1); or not any more.
     Strangers(bool),
     /// Somebody Set `SysACPIStatus`.
     Set {
-        /// Who wants the answer.
+        /// The call that waits for the answer.
         id: SetId,
-        /// What to.
+        /// The new state.
         state: AcpiState,
     },
     /// Somebody Set `DevACPIStatus`.
     SetDevice {
-        /// Who wants the answer.
+        /// The call that waits for the answer.
         id: SetId,
-        /// What to.
+        /// The new state.
         state: AcpiState,
     },
     /// No transfer is under way any more on a bus that carries this host's DIMMs.
@@ -50,7 +50,7 @@ pub enum Event {
         /// The closing it belongs to; an older one is dropped.
         epoch: Epoch,
     },
-    /// One DIMM answered since the gate opened, or each failed five times.
+    /// A DIMM answered since the gate opened, or each failed five times.
     DimmsKnown {
         /// The last closing before that opening; an older one is dropped.
         epoch: Epoch,
@@ -61,7 +61,7 @@ pub enum Event {
         epoch: Epoch,
         /// How many.
         answering: u16,
-        /// One that is `required` is not among them.
+        /// A `required` sensor is not among them.
         required_silent: bool,
     },
     /// How many DIMMs the firmware's own tables list, where something publishes them.
@@ -87,7 +87,7 @@ pub enum Event {
     BootProgressByOthers,
     /// The firmware was heard of in some other way: a POST code.
     SignOfLife,
-    /// What the CPU's power sensor shows.
+    /// The value of the CPU's power sensor.
     CpuPower(CpuPower),
     /// A transfer on a bus that matters to this host does not end, or has.
     BusStuck(bool),

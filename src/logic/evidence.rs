@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is known of chassis, host and OS: the values of other daemons, as the rules read them.
+//! The evidence about chassis, host and OS: the values of other daemons, as the rules read them.
 //!
 //! Owns: which strings mean what, and which values count as On, Running, complete.
 //! Sources: phosphor-dbus-interfaces State/{Chassis,Host,OperatingSystem/Status}; openbmc 2.1.
@@ -52,7 +52,7 @@ impl Chassis {
         }
     }
 
-    /// What a `CurrentPowerState` string means; `None` for one the interface does not know.
+    /// Returns the meaning of a `CurrentPowerState` string; `None` for one the interface does not know.
     #[must_use]
     pub fn from_dbus(value: &str) -> Option<Self> {
         match member(value, "xyz.openbmc_project.State.Chassis.PowerState.")? {
@@ -75,7 +75,7 @@ impl HostState {
         }
     }
 
-    /// What a `CurrentHostState` string means; `None` for one the interface does not know.
+    /// Returns the meaning of a `CurrentHostState` string; `None` for one the interface does not know.
     #[must_use]
     pub fn from_dbus(value: &str) -> Option<Self> {
         match member(value, "xyz.openbmc_project.State.Host.HostState.")? {
@@ -89,7 +89,7 @@ impl HostState {
 }
 
 impl Os {
-    /// What an `OperatingSystemState` string means. Every value but `Inactive` is complete, also
+    /// Returns the meaning of an `OperatingSystemState` string. Every value but `Inactive` is complete, also
     /// those to come; a string of another enum is none.
     #[must_use]
     pub fn from_dbus(value: &str) -> Option<Self> {
@@ -101,7 +101,7 @@ impl Os {
     }
 }
 
-/// What no power service tells of a host: never has, or not any more.
+/// The values of a host that no power service reports: none ever has, or none does any more.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Untold {
     /// Chassis power.
@@ -121,12 +121,13 @@ pub enum Found {
     Os(Os),
 }
 
-/// One service's value: the last one seen, and whether its service still stands by it (rule 9).
+/// The value of one service: the last one seen, and whether its service still stands by it (rule 9).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Seen<T> {
     last: Option<T>,
     missing: bool,
-    /// It was found to be another than its service had told, and the service has told nothing since.
+    /// The time at which the value was found to be another than its service had reported, if the service has reported
+    /// nothing since.
     untold_since: Option<Time>,
 }
 
@@ -163,13 +164,14 @@ impl<T: Copy + PartialEq> Seen<T> {
         before
     }
 
-    /// It was asked for again: since when it is untold, if it is. To be set again once the value has been taken in.
+    /// Returns since when the value, which was read again, is unreported, if it is. To be set again once the value has
+    /// been handled.
     pub(super) fn found(&self, now: Time, value: T) -> Option<Time> {
         let another = self.last.is_some_and(|last| last != value);
         self.untold_since.or(another.then_some(now))
     }
 
-    /// What [`Seen::found`] said.
+    /// Sets the time that [`Seen::found`] returned.
     pub(super) fn untold(&mut self, since: Option<Time>) {
         self.untold_since = since;
     }

@@ -9,7 +9,7 @@ use super::{acpi::AcpiState, cause::Cause, time::Time};
 /// How many transitions are kept.
 pub const CAPACITY: usize = 256;
 
-/// One transition.
+/// A transition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Transition {
     /// When it happened.
@@ -18,7 +18,7 @@ pub struct Transition {
     pub from: AcpiState,
     /// The state after.
     pub to: AcpiState,
-    /// What brought it about.
+    /// The cause.
     pub cause: Cause,
     /// How often the host has reported the same state again since.
     pub repeats: u32,

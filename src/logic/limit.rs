@@ -32,7 +32,7 @@ impl Bucket {
         if fresh >= self.most.saturating_sub(self.tokens) {
             (self.tokens, self.filled_at) = (self.most, now);
         } else {
-            // What is left of the time counts for the next one.
+            // The rest of the time counts for the next one.
             self.tokens += fresh;
             self.filled_at = self.filled_at + self.every.saturating_mul(fresh);
         }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One host: events in, effects out. The only place where its state changes.
+//! The machine of one host: events in, effects out. The only place where its state changes.
 //!
-//! Owns: rules 1 to 9 (rules 3.2) and the order of the barrier (rules 3.3). What follows from a state is in
+//! Owns: rules 1 to 9 (rules 3.2) and the order of the barrier (rules 3.3). The consequences of a state are in
 //! [`policy`](super::policy). Must never: ask what time it is, wait, or fail.
 //!
 //! | rule | in short | here |
@@ -83,7 +83,7 @@ enum Start {
     Decided,
 }
 
-/// One host.
+/// The machine of one host.
 #[derive(Clone, Debug)]
 pub struct Machine {
     settings: config::Host,
@@ -127,7 +127,7 @@ impl Machine {
     }
 
     /// Takes one event in. The only place where the state changes. In this order: what is due by now, and what that ends;
-    /// the event; what is due by it. Whoever calls this revokes permits before it carries out any effect, if the gate is
+    /// the event; what is due by it. The caller revokes permits before it carries out any effect, if the gate is
     /// not open any more.
     pub fn step(&mut self, now: Time, event: Event) -> Effects {
         self.now = self.now.max(now);
@@ -453,7 +453,7 @@ impl Machine {
         self.write_progress();
     }
 
-    /// What a state shows of the host since power-on.
+    /// Notes what the state shows of the host since power-on.
     fn note_seen(&mut self) {
         self.boot.note_seen(self.current.kind(), self.current.cause() == Cause::HostReport);
     }

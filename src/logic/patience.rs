@@ -11,7 +11,7 @@ use core::time::Duration;
 pub const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// No pause is longer.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// What has not changed for so long has come to rest.
+/// The time without a change after which something has come to rest.
 pub const AT_REST: Duration = Duration::from_secs(10);
 
 /// Pauses between tries: each twice as long as the one before, until one succeeds.
@@ -19,7 +19,7 @@ pub const AT_REST: Duration = Duration::from_secs(10);
 pub struct Backoff {
     /// The last pause.
     pause: Duration,
-    /// It failed, and the time of the next try is not fixed yet.
+    /// The last try failed, and the time of the next one is not fixed yet.
     failed: bool,
     at: Option<Time>,
 }
@@ -28,7 +28,7 @@ impl Backoff {
     /// Nothing has failed.
     pub const NONE: Self = Self { pause: Duration::ZERO, failed: false, at: None };
 
-    /// A try failed. One that waits for its next try is not put off by it.
+    /// A try failed. A backoff that waits for its next try is not put off by it.
     pub fn failed(&mut self) {
         self.failed = true;
     }
@@ -67,7 +67,7 @@ pub struct Rest {
 }
 
 impl Rest {
-    /// It has changed.
+    /// Notes a change.
     pub fn changed(&mut self) {
         self.changed = true;
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What follows from a machine's state (rules 3.1, 3.5, 3.7): sensors, fans, diagnoses. All of it is computed from what the
-//! machine knows, nothing is kept beside it.
+//! The consequences of a machine's state (rules 3.1, 3.5, 3.7): sensors, fans, diagnoses. All of them are computed from
+//! what the machine knows, nothing is kept beside it.
 
 use core::time::Duration;
 
@@ -24,7 +24,7 @@ pub enum SensorMode {
     Read,
 }
 
-/// What the DIMM zones' fans do.
+/// The state of the DIMM zones' fans.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum FanDemand {
     /// Fan control has them.
@@ -88,7 +88,7 @@ pub fn fans(machine: &Machine) -> FanDemand {
     FanDemand::Held { level, at_least_found: hold.from_working }
 }
 
-/// What is wrong, in the order of [`Diagnosis`].
+/// Returns the diagnoses that hold, in the order of [`Diagnosis`].
 #[must_use]
 pub fn diagnoses(machine: &Machine) -> Vec<Diagnosis> {
     Diagnosis::ALL.into_iter().filter(|diagnosis| holds(machine, *diagnosis)).collect()
@@ -128,8 +128,8 @@ fn report_is_stale(machine: &Machine) -> bool {
         && machine.current().was_set_since(late)
 }
 
-/// What shows a diagnosis, or shows that it is over: the state as the daemon has it, the power services' last words,
-/// and the numbers that this diagnosis goes by.
+/// Returns the evidence for a diagnosis, or for its end: the state as the daemon has it, the last values of the
+/// power services, and the numbers that this diagnosis goes by.
 #[must_use]
 pub fn evidence(machine: &Machine, diagnosis: Diagnosis) -> Evidence {
     let seconds = |since: Time| machine.now().since(since).as_secs().to_string();

@@ -47,9 +47,9 @@ pub enum Fault {
     Bound,
     /// EAGAIN: another master spoke at the same time, the collision we exist for.
     ArbitrationLost,
-    /// It answers, but is not what the configuration says, or its sensor is off: why.
+    /// The device answers, but is not what the configuration says, or its sensor is off: why.
     Unfit(&'static str),
-    /// It is one of those that have a sensor or not, and has none: why.
+    /// The device is of a kind that has a sensor or not, and has none: why.
     NoSensor(&'static str),
     /// An SPD5118 whose registers cannot be believed: what its MR11 says is not page 0 with addresses of one byte.
     Page(u8),

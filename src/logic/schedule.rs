@@ -29,7 +29,7 @@ struct Slot {
 }
 
 impl Schedule {
-    /// One place for each sensor, by their periods, spread evenly.
+    /// Makes one place for each sensor, by their periods, spread evenly.
     #[must_use]
     pub fn new(now: Time, periods: &[Duration]) -> Self {
         let all = u32::try_from(periods.len()).unwrap_or(u32::MAX).max(1);
@@ -40,7 +40,7 @@ impl Schedule {
         Self { places: (0..).zip(periods).map(place).collect() }
     }
 
-    /// Who is next, and when.
+    /// Returns which sensor is next, and when.
     #[must_use]
     pub fn next(&self) -> Option<(usize, Time)> {
         self.places.iter().map(|place| place.due).enumerate().min_by_key(|(_, due)| *due)
@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(last_two[1].1 - last_two[0].1, 10_000);
     }
 
-    /// It is there, and may get well.
+    /// The device is there, and may get well.
     #[test]
     fn who_answers_with_a_fault_is_asked_every_ten_seconds() {
         let mut schedule = Schedule::new(Time::ZERO, &[SECOND]);

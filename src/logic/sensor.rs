@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One sensor's life: mode and results of reads in, the snapshot that is published out (rules 3.1 and 3.4,
+//! The life of one sensor: mode and results of reads in, the snapshot that is published out (rules 3.1 and 3.4,
 //! decision 0005).
 //!
 //! Owns what is shown of one sensor. Must never: show what was read while it might not be, or what is older than two
@@ -28,7 +28,7 @@ pub struct Alarm {
     pub high: bool,
 }
 
-/// What is published.
+/// The published values.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Snapshot {
     /// `Value`; `None` is NaN.
@@ -56,19 +56,19 @@ impl Snapshot {
     pub const FAILED: Self = Self { available: true, ..Self::UNAVAILABLE };
 }
 
-/// What is worth a line in the journal.
+/// An event that is worth a line in the journal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Note {
     /// The first read that failed since it was last well, or the first that shows that a device is there.
     Failing(Fault),
-    /// It is read again.
+    /// The sensor is read again.
     Recovered,
 }
 
 /// How fresh the proof is that evidence reaches us (note B3).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Proof {
-    /// It does.
+    /// Evidence reaches us.
     #[default]
     Fresh,
     /// Perhaps it does not: nothing is read, and what was read stays.
@@ -81,7 +81,7 @@ pub enum Proof {
 pub const SILENT_AFTER: Duration = Duration::from_secs(10);
 
 impl Proof {
-    /// What it is at this `age`; `lease` is how long it is fresh.
+    /// Returns the freshness of a proof of this `age`; `lease` is how long it is fresh.
     #[must_use]
     pub fn of(age: Duration, lease: Duration) -> Self {
         if age < lease {
@@ -94,7 +94,7 @@ impl Proof {
     }
 }
 
-/// One sensor.
+/// A sensor.
 #[derive(Clone, Debug)]
 pub struct Sensor {
     period: Duration,
@@ -105,8 +105,8 @@ pub struct Sensor {
     critical: config::Limits,
     mode: SensorMode,
     proof: Proof,
-    /// It gave a good reading, or a fault that only a device that is there can give, since it may be read: what was
-    /// there before may have been another.
+    /// The sensor gave a good reading, or a fault that only a device that is there can give, since it may be read:
+    /// the device before may have been another.
     answered: bool,
     /// Failed reads in a row, since it may be read.
     fails: u32,
@@ -120,7 +120,7 @@ pub struct Sensor {
 }
 
 impl Sensor {
-    /// One that may not be read yet.
+    /// Makes a sensor that may not be read yet.
     #[must_use]
     pub fn new(settings: &config::Sensor) -> Self {
         Self {
@@ -141,7 +141,7 @@ impl Sensor {
         }
     }
 
-    /// What is to be published now.
+    /// Returns the snapshot to be published now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         self.shown
@@ -153,7 +153,7 @@ impl Sensor {
         self.mode
     }
 
-    /// It may be read from now on, or may not be, as far as the `proof` lets anybody know.
+    /// Updates whether the sensor may be read from now on, as far as the `proof` lets anybody know.
     pub fn follow(&mut self, now: Time, mode: SensorMode, proof: Proof) {
         if self.mode != mode {
             self.mode = mode;
@@ -166,7 +166,7 @@ impl Sensor {
         let before = core::mem::replace(&mut self.proof, proof);
         match proof {
             Proof::Silent => self.shown = Snapshot::UNAVAILABLE,
-            // It is the bus that was late, not the device.
+            // The D-Bus daemon was late, not the device.
             Proof::Fresh if before != Proof::Fresh => {
                 self.overdue_at = now + self.period * PERIODS;
                 self.read_at = self.read_at.map(|_| now);
@@ -222,19 +222,19 @@ impl Sensor {
         overdue.into_iter().chain(stale).min()
     }
 
-    /// It answered since it may be read.
+    /// True if the sensor gave a good reading since it may be read.
     #[must_use]
     pub fn answers(&self) -> bool {
         self.read_at.is_some()
     }
 
-    /// It answered, or failed five times, since it may be read.
+    /// True if the sensor gave a good reading, or failed five times, since it may be read.
     #[must_use]
     pub fn is_known(&self) -> bool {
         self.answers() || self.fails >= MOST_FAILS
     }
 
-    /// It has to be there.
+    /// True if the sensor has to be there.
     #[must_use]
     pub fn is_required(&self) -> bool {
         self.required

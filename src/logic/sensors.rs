@@ -44,7 +44,7 @@ pub struct Sensors {
 struct BusState {
     /// The hosts whose DIMMs it carries.
     carried: Vec<usize>,
-    /// Those, and the hosts whose DIMMs are on what a transfer on it is seen on.
+    /// The same hosts, and the hosts whose DIMMs are on what a transfer on it is seen on.
     reached: Vec<usize>,
     stuck: bool,
 }
@@ -54,7 +54,7 @@ struct Shown {
     sensor: Sensor,
     placed: Placed,
     opened: Closings,
-    /// What was taken last.
+    /// The snapshot that was last sent.
     taken: Snapshot,
 }
 
@@ -91,8 +91,8 @@ impl Sensors {
         self.buses.get(bus).map_or(&[], |bus| &bus.reached)
     }
 
-    /// What the machines say now, and how fresh the `proof` is that they know; a host without one lets nothing be read.
-    /// `closings` counts those of a sensor's place up to now.
+    /// Updates the sensors by what the machines say now, and by how fresh the `proof` is that they know; a host without
+    /// a machine lets nothing be read. `closings` counts those of a sensor's place up to now.
     pub fn follow(
         &mut self,
         now: Time,
@@ -187,8 +187,9 @@ impl Sensors {
         self.entries.iter().filter(move |entry| its_own(entry.placed)).map(|entry| &entry.sensor)
     }
 
-    /// What is known of the transfer on a bus: how long it has been under way, if one is, and whether a host has just
-    /// been answered without waiting for it any longer. True if this changes whether the bus is stuck.
+    /// Updates the state of a bus from its transfer: how long one has been under way, if one is, and whether a host
+    /// has just been answered without waiting for it any longer. Returns true if this changes whether the bus is
+    /// stuck.
     pub fn watch(&mut self, bus: usize, under_way: Option<Duration>, given_up: bool) -> bool {
         let Some(BusState { stuck, .. }) = self.buses.get_mut(bus) else { return false };
         let is = under_way.is_some_and(|taken| *stuck || given_up || taken >= STUCK);
@@ -305,7 +306,7 @@ mod tests {
         assert_eq!(modes(&sensors), [true, true, true, false, false]);
     }
 
-    /// It hung while the gate closed and opened again.
+    /// The read hung while the gate closed and opened again.
     #[test]
     fn a_read_that_began_before_the_last_opening_is_dropped() {
         let mut sensors = shared();

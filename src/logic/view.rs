@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the Tracker shows of a host, as it is published.
+//! The Tracker's view of a host, as it is published.
 
 use super::{acpi::AcpiState, cause::Cause, diagnosis::Diagnosis, machine::GateReason};
 
-/// What the Tracker shows of a host.
+/// The Tracker's view of a host.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct View {
-    /// What brought the state about.
+    /// The cause of the state.
     pub cause: Cause,
     /// When, in microseconds since 1970.
     pub since: u64,
     /// The state before.
     pub previous: AcpiState,
-    /// What keeps the gate closed; nothing if it is open.
+    /// The reasons that keep the gate closed; none if it is open.
     pub gate_reasons: Vec<GateReason>,
-    /// What is wrong.
+    /// The diagnoses that hold.
     pub diagnoses: Vec<Diagnosis>,
     /// Boots since the daemon started.
     pub boots: u32,

@@ -8,14 +8,14 @@
 //! channel of a mux on bus 3, and a sensor on bus 3. After a DIMM was read, what is sent to the sensor is on the DIMMs'
 //! wires too. The same holds for bus 13, another channel: the mux is told to leave bus 12 over bus 3, while both are one.
 
-/// What a mux does with its channel after a transfer.
+/// The idle behaviour of a mux: what it does with its channel after a transfer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Idle {
-    /// It leaves all of them.
+    /// The mux leaves all of its channels.
     Disconnects,
     /// By its `idle_state` it stays on the last one, or goes to another.
     Stays(i32),
-    /// It does not say: not every kind of mux has an `idle_state`.
+    /// The mux does not say: not every kind of mux has an `idle_state`.
     Unknown,
 }
 
@@ -24,7 +24,7 @@ pub enum Idle {
 pub struct Mux {
     /// Its name in the kernel, as `3-0070`.
     pub name: String,
-    /// What it does after a transfer.
+    /// The behaviour after a transfer.
     pub idle: Idle,
     /// The number of the bus that it is on.
     pub on: u32,
@@ -47,15 +47,15 @@ impl Chain {
     }
 }
 
-/// Whether a transfer on the bus `from` is seen on the bus `to`; each has its number and how it hangs. Those above `from`
-/// carry all of it. From there it goes down through what stays connected.
+/// Whether a transfer on the bus `from` is seen on the bus `to`; each has its number and how it hangs. The buses above
+/// `from` carry all of it. From there it goes down through what stays connected.
 #[must_use]
 pub fn reaches(from: (u32, &Chain), to: (u32, &Chain)) -> bool {
     let is_above = |bus: u32| from.1.buses(from.0).any(|above| above == bus);
     is_above(to.0) || to.1.exposed_to().any(is_above)
 }
 
-/// What is to be said of a guarded bus that is a channel, one line for each mux; and whether it is a warning.
+/// Returns the lines about a guarded bus that is a channel: one for each mux, with true if it is a warning.
 pub fn describe(bus: u32, chain: &Chain) -> impl Iterator<Item = (bool, String)> {
     let channels = chain.buses(bus);
     channels.zip(&chain.0).map(move |(channel, Mux { name, idle, on })| {
@@ -122,7 +122,7 @@ mod tests {
         {
             assert_eq!(seen_on(from, none, none), seen, "{from}");
         }
-        // One of two on the way is enough.
+        // A single mux that disconnects, of two on the way, is enough.
         for (from, seen) in [(3, vec![3, 12, 13]), (20, vec![3, 12, 13, 20])] {
             assert_eq!(seen_on(from, LAST, none), seen, "{from}");
         }

@@ -46,7 +46,7 @@ impl Alarm {
                 self.set_to = Some(at);
             }
             let mut ready = self.timer.readable().await?;
-            // It has run out, or was set anew meanwhile: the time decides, not the descriptor.
+            // The timer has run out, or was set anew meanwhile: the time decides, not the descriptor.
             ready.clear_ready();
             self.set_to = None;
         }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The one clock of the daemon.
 //!
-//! It can run faster than life, so that the demo and soaks see hours pass in seconds. What a host
-//! or a bus feels directly (transfers, `ack_cap`, the gate's lease, the watchdog) is real time.
+//! The clock can run faster than real time, so that the demo and soaks see hours pass in seconds. Times
+//! that a host or a bus feels directly (transfers, `ack_cap`, the gate's lease, the watchdog) are real
+//! time.
 
 use std::{
     fmt::Debug,
@@ -61,7 +62,7 @@ impl Clock {
         Time::ZERO + self.origin.elapsed().saturating_mul(self.speed)
     }
 
-    /// What this clock shows while `real` passes.
+    /// Returns the time that this clock shows while `real` passes.
     #[must_use]
     pub fn of_real(&self, real: Duration) -> Duration {
         real.saturating_mul(self.speed)

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The one owner of the machines: choose, step, close the gate, hand off.
 //!
-//! It never waits for anything but the next event: what a step orders goes into a channel, and one
-//! task ([`Bus`](crate::adapters::dbus::bus)) does it in order. The gate is closed here, before anything
-//! else that a step brought about is even handed off. The log, too, is written there: behind the answers.
+//! The loop never waits for anything but the next event: the orders of a step go into a channel, and one
+//! task ([`Bus`](crate::adapters::dbus::bus)) carries them out in order. The gate is closed here, before
+//! anything else that a step brought about is even handed off. The log, too, is written there: behind the
+//! answers.
 
 use std::{
     io,
@@ -47,7 +48,7 @@ pub(crate) struct EventLoop {
     wall: Wall,
     permits: Permits,
     machines: Vec<Machine>,
-    /// What was last said of each.
+    /// The values last reported of each host.
     said: Vec<Said>,
     /// The SPD mux of each host that has one.
     muxes: Vec<Option<MuxOrders>>,
@@ -65,7 +66,7 @@ pub(crate) struct EventLoop {
     stop_at: Option<Instant>,
 }
 
-/// What was last said of a host, so that it is said again only when it is another.
+/// The values last reported of a host, so that each is reported again only when it is another.
 struct Said {
     view: View,
     /// To its power services' follower.
@@ -80,7 +81,7 @@ struct Said {
     absence: Absence,
 }
 
-/// What is known of a host's DIMM sensors in one opening of its gate.
+/// The facts known of a host's DIMM sensors in one opening of its gate.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Dimms {
     epoch: Epoch,
@@ -88,7 +89,7 @@ struct Dimms {
     answering: (u16, bool),
 }
 
-/// What the loop chose to do next.
+/// The loop's choice of what to do next.
 enum Choice {
     Input(Option<Input>),
     Time,
@@ -149,7 +150,7 @@ impl EventLoop {
         Self { sensors, sensor_names, ..self }
     }
 
-    /// What the objects show before anything has happened.
+    /// Returns the views that the objects show before anything has happened.
     pub(crate) fn views(&self) -> impl Iterator<Item = &View> {
         self.said.iter().map(|said| &said.view)
     }
@@ -176,7 +177,7 @@ impl EventLoop {
                 }
                 Choice::Input(Some(Input::Wires { wiring, seen_on })) => self.wire(wiring, &seen_on),
                 Choice::Input(Some(Input::History { host, id, most })) => {
-                    // Whoever asks is told what is, though the alarm that is due comes late.
+                    // The answer holds what is so now, though the alarm that is due comes late.
                     self.tick();
                     self.history(host, id, most);
                 }
@@ -261,7 +262,7 @@ impl EventLoop {
         self.tell_of_dimms();
     }
 
-    /// Whoever found it out waits until the leases follow it.
+    /// Updates the wiring. The bus thread that found it out waits until the leases follow it.
     fn wire(&mut self, wiring: WiringCount, seen_on: &[Vec<usize>]) {
         self.sensors.wire(seen_on);
         self.set_permits();
@@ -559,7 +560,7 @@ impl EventLoop {
     }
 }
 
-/// What a sensor of this host and group needs besides its bus.
+/// Returns the condition that a sensor of this host and group needs besides its bus.
 pub(crate) fn need(host: HostIndex, group: Group) -> Need {
     match group {
         Group::Dimm | Group::S0 => Need::Gate(host),

@@ -61,7 +61,7 @@ impl Lease {
         LEASE.saturating_sub(self.age())
     }
 
-    /// It was given, or nothing is open.
+    /// The permits were given this lease, or nothing is open.
     pub(crate) fn renew(&mut self, any_open: bool) {
         if any_open && self.given.is_none() {
             // Nobody was asked while nothing was open: that is no silence.
@@ -84,7 +84,7 @@ impl Lease {
         ask
     }
 
-    /// What is known of the bus.
+    /// The proof that the bus delivers, by its age.
     pub(crate) fn proof(&self) -> Proof {
         Proof::of(self.age(), LEASE)
     }

@@ -33,7 +33,7 @@ pub(crate) enum Input {
         sensor: usize,
         /// How often what it needs had been closed when the read began.
         closings: Closings,
-        /// What came of it.
+        /// The result of the read.
         result: Result<Celsius, Fault>,
     },
     /// Which buses are one piece of wire was found to be another than before.
@@ -47,7 +47,7 @@ pub(crate) enum Input {
     History {
         /// Of which host.
         host: HostIndex,
-        /// Who asks.
+        /// The call that asks.
         id: SetId,
         /// How many at most.
         most: u32,
@@ -64,7 +64,7 @@ pub(crate) type History = Vec<(u64, &'static str, &'static str, &'static str, u3
 /// Something to do outside.
 #[derive(Debug)]
 pub(crate) enum Output {
-    /// What a step of this host's machine ordered.
+    /// An effect that a step of this host's machine ordered.
     Effect(HostIndex, Effect),
     /// A transition, with its wall clock time in microseconds since 1970.
     Transitioned {
@@ -72,16 +72,16 @@ pub(crate) enum Output {
         host: HostIndex,
         /// When.
         when: u64,
-        /// What.
+        /// The transition.
         entry: Transition,
     },
-    /// What the Tracker shows now.
+    /// The view that the Tracker shows now.
     Track(HostIndex, Box<View>),
     /// A bus may be open by what this host's power services report, or none may any more.
     Rely(HostIndex, bool),
-    /// What this sensor shows now.
+    /// The snapshot that this sensor shows now.
     Sensor(usize, Snapshot),
-    /// What its DIMM zones' fans do now.
+    /// The state of its DIMM zones' fans now.
     Fans(HostIndex, FanDemand),
     /// A diagnosis is raised, in this boot and with what shows it; or it is over.
     Diagnosis {
@@ -92,18 +92,18 @@ pub(crate) enum Output {
         /// `None`: it is over.
         raised: Option<Box<(u32, Evidence)>>,
     },
-    /// What is to be stored.
+    /// A record to be stored.
     Store {
         /// Of which host.
         host: HostIndex,
-        /// What.
+        /// The record.
         record: Record,
-        /// It is not in memory.
+        /// The record is not in memory.
         urgent: bool,
     },
     /// The answer to [`Input::History`].
     History {
-        /// Who asked.
+        /// The call that asked.
         id: SetId,
         /// Newest first.
         entries: History,

@@ -35,7 +35,7 @@ pub const RENEW: Duration = Duration::from_secs(1);
 /// Position of a host in the configuration, not its id.
 pub type HostIndex = usize;
 
-/// What a transfer needs besides its bus (rules 3.1; decision 0005, rule 1).
+/// The condition that a transfer needs besides its bus (rules 3.1; decision 0005, rule 1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Need {
     /// The gate of this host: its `dimm` and `s0` sensors.
@@ -70,7 +70,7 @@ pub type WiringCount = u32;
 #[error("the gate is closed")]
 pub struct Closed;
 
-/// What [`Permits`] calls when the last permit of a bus came back while the event loop waited for it.
+/// The function that [`Permits`] calls when the last permit of a bus came back while the event loop waited for it.
 pub type OnDrained = Box<dyn Fn() + Send + Sync>;
 
 /// Leases and permits of all guarded buses. Clones share them.
@@ -235,7 +235,7 @@ impl Permits {
             apply(&slot.lease, bus_open(bus));
         }
         if opened {
-            // Who sleeps looked at the leases with this lock held, so an opening cannot be missed.
+            // A thread that sleeps looked at the leases with this lock held, so it cannot miss an opening.
             drop(lock(&shared.ended));
             shared.wake.notify_all();
         }
@@ -337,7 +337,7 @@ impl Shared {
     }
 }
 
-/// One bus thread's way to permits.
+/// A bus thread's access to permits.
 pub struct BusPermits {
     shared: Arc<Shared>,
     index: usize,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One thread for each I2C bus that has sensors, and a few for all files: it sleeps until the schedule says who is next, takes
-//! a permit for every register, and hands what came of it to the event loop.
+//! Bus threads: one for each I2C bus that has sensors, and a few for all files. Each sleeps until the schedule says which
+//! sensor is next, takes a permit for every register, and hands the result to the event loop.
 //!
 //! Owns the bus devices. Must never: transfer without a permit, or decide what a result means.
 
@@ -32,7 +32,7 @@ use crate::{
 /// Enough for a transfer and a line in the log. Only what is touched takes memory.
 const STACK: usize = 128 << 10;
 
-/// What one thread reads.
+/// The sensors that one thread reads.
 pub(crate) struct Lane {
     /// The number of its I2C bus, and the kernel's timeout of one transfer there, in real time; nothing, if it reads files.
     pub(crate) i2c: Option<(u32, Duration)>,
@@ -48,7 +48,7 @@ pub(crate) struct Wire {
     pub(crate) need: Need,
     pub(crate) period: Duration,
     pub(crate) source: Reader,
-    /// It has been said which driver has it.
+    /// The driver that has the sensor's address has been logged.
     pub(crate) said_bound: bool,
     /// How often what it needs had been closed when a turn last began; at first a count that there is not, so that the
     /// first opening is one like the others: its turn is its next place, and not at once.
@@ -64,7 +64,7 @@ pub(crate) enum Reader {
 }
 
 impl Reader {
-    /// What is there may be another.
+    /// Forgets the device: another one may be there.
     fn forget(&mut self) {
         match self {
             Self::Chip { chip, .. } => chip.forget(),
@@ -133,7 +133,7 @@ impl Poller {
                 self.ended.recv().await;
             }
         };
-        // What it left behind is left to the kernel.
+        // Threads that have not ended are left to the kernel.
         let _in_time: Result<(), _> = tokio::time::timeout(within, all).await;
     }
 }
@@ -153,7 +153,7 @@ impl Drop for Ended {
     }
 }
 
-/// What came of a turn.
+/// The result of a turn.
 struct Read {
     sensor: usize,
     /// How often what it needs had been closed when it began.
@@ -161,7 +161,7 @@ struct Read {
     result: Result<Celsius, Fault>,
 }
 
-/// One bus, or some files, on its thread.
+/// The thread of one bus, or of some files.
 struct BusThread {
     lane: Lane,
     buses: Arc<dyn Buses>,
@@ -174,7 +174,7 @@ struct BusThread {
     ways: Vec<(BusPermits, Need)>,
     clock: Clock,
     results: UnboundedSender<Input>,
-    /// It has been said that there is no bus.
+    /// The absence of the bus has been logged.
     said_missing: bool,
     /// How often another master won the bus.
     lost: u32,
@@ -252,7 +252,8 @@ impl BusThread {
         self.ways.get(place).is_some_and(|(permits, _)| permits.follows(self.wiring))
     }
 
-    /// One reading, a permit for each transfer; `None` if it may not be, or what it needs was closed meanwhile.
+    /// Makes one reading, with a permit for each transfer. Returns `None` if the sensor may not be read, or something
+    /// that it needs was closed meanwhile.
     fn read(&mut self, place: usize) -> Option<Read> {
         if self.lane.sensors.get(place).is_some_and(|wire| matches!(wire.source, Reader::Chip { .. })) {
             self.open();
@@ -319,7 +320,7 @@ impl BusThread {
                     tracing::info!("I2C bus {number} is there now");
                 }
                 self.bus = Some(bus);
-                // It, or the mux that it is a channel of, may have come just now.
+                // The bus, or the mux that it is a channel of, may have come just now.
                 self.looked = None;
             }
             Err(error) => {
@@ -330,7 +331,7 @@ impl BusThread {
         }
     }
 
-    /// Who has the address, and what can be done.
+    /// Logs which driver has the address, and what can be done.
     fn name_driver(&self, address: u8) {
         let Some((number, _)) = self.lane.i2c else { return };
         let driver = self.buses.driver_of(number, address);

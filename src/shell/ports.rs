@@ -12,12 +12,12 @@ use crate::logic::{
     wires::Chain,
 };
 
-/// One I2C bus, open.
+/// An open I2C bus.
 #[cfg_attr(test, mockall::automock)]
 pub trait I2cBus: Send {
-    /// One transfer with the device at `address`, and what it gave; 0 where it gives nothing. Fails with EBUSY where a
-    /// kernel driver has the address. Blocks for about the bus's timeout at most, or while other users of the adapter
-    /// keep it.
+    /// Makes one transfer with the device at `address`, and returns the value that it gave; 0 where it gives none.
+    /// Fails with EBUSY where a kernel driver has the address. Blocks for about the bus's timeout at most, or while
+    /// other users of the adapter keep it.
     fn transfer(&mut self, address: u8, access: Access) -> io::Result<u16>;
 }
 
@@ -37,7 +37,7 @@ pub trait Buses: Send + Sync {
     }
 }
 
-/// What an error of a transfer means for the sensor.
+/// Returns the fault that an error of a transfer means for the sensor.
 #[must_use]
 pub fn fault(error: &io::Error) -> Fault {
     let Some(errno) = Errno::from_io_error(error) else {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a machine's state looks like from outside: its Tracker, and the lines and entries of its diagnoses.
+//! The outside view of a machine: its Tracker, and the lines and entries of its diagnoses.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ pub(crate) fn report(
     told
 }
 
-/// What the Tracker shows of a machine.
+/// Returns the view that the Tracker shows of a machine.
 pub(crate) fn view(machine: &Machine, wall: &Wall) -> View {
     let us = |d: Option<Duration>| d.map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
     View {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is remembered of each host for the daemon's next life (rules 3.8). The format is in `docs/state.md`.
+//! The record of each host for the daemon's next life (rules 3.8). The format is in `docs/state.md`.
 //!
 //! Owns: the files. Each host has one on storage, and one in memory (`/run`) where there is such a place.
 //!
@@ -80,12 +80,12 @@ impl Places {
 
 // ---- Reading ---------------------------------------------------------------------------------------
 
-/// What lies at a path.
+/// The content that was found at a path.
 #[derive(Clone, Copy, Debug)]
 enum AtPath {
     Nothing,
     Known(Record),
-    /// It could not be used; it has been set aside, with a log line.
+    /// The file could not be used; it has been set aside, with a log line.
     Unusable,
 }
 
@@ -131,7 +131,7 @@ fn read_line(path: &Path) -> io::Result<Option<String>> {
 /// counts.
 ///
 /// The newer one is; of equal age the more closed one. Where memory cannot be used, storage may have the value before it, and
-/// nothing is known. What storage says may be older than what was answered last, so it never counts as of this boot; nor does
+/// nothing is known. A record in storage may be older than the last answer, so it never counts as of this boot; nor does
 /// what is in memory if it cannot be written now, and so may not have been written when it should, or if storage has what
 /// cannot be read.
 fn believed(in_memory: AtPath, on_storage: AtPath, writable: bool) -> Option<(Record, bool)> {
@@ -153,7 +153,7 @@ fn paths(directory: &Path, ids: &[u32]) -> Vec<PathBuf> {
     ids.iter().map(|id| directory.join(format!("host{id}"))).collect()
 }
 
-/// What is known of the hosts `ids`, and the two places for what is to come.
+/// Returns the stored values of the hosts `ids`, and the two places for values to come.
 pub(crate) fn open(places: Places, ids: &[u32]) -> (Vec<Option<Stored>>, Memory, Option<Writer>) {
     let boot = places.boot.as_deref();
     let storage = paths(&places.storage, ids);
@@ -177,7 +177,7 @@ pub(crate) fn open(places: Places, ids: &[u32]) -> (Vec<Option<Stored>>, Memory,
     (known, memory, Writer::start(files, apart))
 }
 
-/// Whether a directory in memory takes a new file of our size now. One that is not there is as good as none.
+/// Whether a directory in memory takes a new file of our size now. A directory that is not there takes none.
 fn takes_files(directory: &Path) -> bool {
     let probe = directory.join("probe");
     let tried = files::anew(&probe).and_then(|mut file| file.write_all(&[b'\n'; WIDTH]));
@@ -193,7 +193,7 @@ fn takes_files(directory: &Path) -> bool {
 
 // ---- Memory ----------------------------------------------------------------------------------------
 
-/// What is in memory, and the count of the values. Without a place there, it only counts.
+/// The records in memory, and the count of the values. Without a place there, it only counts.
 #[derive(Default)]
 pub(crate) struct Memory {
     cells: Vec<Cell>,
@@ -229,7 +229,7 @@ impl Memory {
         match write(&mut cell.file, path, &to_line(record, self.boot.as_deref())) {
             Ok(()) => (cell.written, self.failing) = (true, false),
             Err(error) => {
-                // What it holds is not true any more.
+                // The record there is not true any more.
                 let gone = files::invalidate(path, cell.file.take());
                 if !std::mem::replace(&mut self.failing, true) {
                     let left = if gone { "" } else { ", and may be out of date" };
@@ -239,7 +239,7 @@ impl Memory {
         }
     }
 
-    /// What was noted last is not there, and an older value may be.
+    /// True if the value that was noted last is not there, and an older one may be.
     pub(crate) fn is_failing(&self) -> bool {
         self.failing
     }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What systemd is told of us: ready, alive, and how things are (`sd_notify(3)`).
+//! The messages to systemd about the daemon: ready, alive, and its status (`sd_notify(3)`).
 //!
 //! Owns: a datagram socket that does not block, and what is still to be said. Must never wait: systemd's queue is full when systemd
-//! hangs, and the task that tells it is the one that answers hosts. What does not fit is said later, in one message with what
-//! came since: never more than one of each kind.
+//! hangs, and the task that tells it is the one that answers hosts. A message that does not fit is sent later, in one with those
+//! that came since: never more than one of each kind.
 
 use std::{
     env,
@@ -29,9 +29,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct Supervisor {
     to: Option<(UnixDatagram, SocketAddr)>,
-    /// What `systemctl status` is to show.
+    /// The status that `systemctl status` is to show.
     status: String,
-    /// What is still to be said.
+    /// The messages that are still to be sent.
     owed: Owed,
     /// How often systemd took nothing since it last took something.
     refused: u32,
@@ -199,7 +199,7 @@ impl Supervisor {
 mod tests {
     use super::*;
 
-    /// Whoever comes: what each datagram says.
+    /// Returns the text of each datagram that has arrived.
     fn heard(socket: &UnixDatagram) -> Vec<String> {
         let mut text = [0; 1024];
         let one = || {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What [`super::permits`] synchronises with: the standard library's. In its model (`model/`) a module of the same name
-//! offers loom's instead.
+//! The types that [`super::permits`] synchronises with: the standard library's. In its model (`model/`) a module of the
+//! same name offers loom's instead.
 
 pub(super) use std::{
     sync::{

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the kernel shows of the muxes between the buses, looked at for all bus threads.
+//! The muxes between the buses as the kernel shows them, looked at for all bus threads.
 //!
 //! Owns what was found last. Must never: decide what follows from it; `logic/wires.rs` says what is one piece of wire, and
 //! the event loop whose gate that needs.
 //!
-//! Muxes and their channels may be probed late, and `idle_state` may be written at any time. Whoever opens a bus looks
-//! before its first transfer, and each thread looks again every [`LOOK_AGAIN`]; if anything is another than before, the
-//! event loop is told, and who looked transfers nothing until the leases follow.
+//! Muxes and their channels may be probed late, and `idle_state` may be written at any time. A thread that opens a bus
+//! looks before its first transfer, and each thread looks again every [`LOOK_AGAIN`]; if anything is another than before,
+//! this is reported to the event loop, and the thread that looked transfers nothing until the leases follow.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -41,7 +41,7 @@ struct Probed {
     wiring: WiringCount,
     /// For each bus the others on which its transfers are seen.
     seen_on: Vec<Vec<usize>>,
-    /// What was last said of each bus.
+    /// The chain of each bus that was last logged.
     said: Vec<Chain>,
 }
 

@@ -6,7 +6,7 @@
 //! PropertiesChanged that says so, and the answer to the Set behind it are handled by this one task,
 //! so that they cannot disagree.
 //!
-//! It never waits for a reply: the serials of our own calls are kept where their replies are
+//! The task never waits for a reply: the serials of our own calls are kept where their replies are
 //! understood. It waits for room in the socket only; while it does, nothing more is read.
 
 use std::{num::NonZeroU32, pin::Pin};
@@ -79,16 +79,16 @@ pub enum Failed {
     Bus(#[from] zbus::Error),
 }
 
-/// What the reply to one of our calls to the bus driver is about.
+/// The subject of a call to the bus driver, by which its reply is understood.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Awaited {
     Name,
     Uid(String),
-    /// That it answers at all.
+    /// The fact that the bus answers at all.
     Proof,
 }
 
-/// What the bus task works with.
+/// The parts that the bus task works with.
 pub(crate) struct Parts {
     pub(crate) supervisor: Supervisor,
     pub(crate) tree: Tree,
@@ -189,7 +189,7 @@ impl Bus {
     async fn let_time_pass(&mut self) -> Result<(), Failed> {
         let now = Moment { now: self.clock.now(), patience: self.clock.of_real(ANSWERED_WITHIN) };
         let outcome = self.peers.tick(now)?;
-        // What is said now has to be answered in time too.
+        // The calls that are sent now have to be answered in time too.
         self.tick = !outcome.calls.is_empty();
         self.wake_at = self.peers.wake_at();
         self.pass_on(outcome).await
@@ -199,7 +199,8 @@ impl Bus {
 
     async fn receive(&mut self, message: Message) -> Result<(), Failed> {
         match message.message_type() {
-            // What only answers and wants none is nothing, and must cost nothing: the sender pays for no answer either.
+            // A call whose only effect is its answer, and that wants none, must cost nothing: the sender pays for no
+            // answer either.
             Type::MethodCall if wants_no_reply(&message) && !is_set(&message) => Ok(()),
             Type::MethodCall => match dispatch(&self.tree, &message)? {
                 Answer::Reply(reply) => self.reply(&message, reply).await,
@@ -232,7 +233,7 @@ impl Bus {
         if self.trust.believes(caller) {
             return self.take_in(word).await;
         }
-        // A signal of his is nothing. Who asked him has to know that there is no answer.
+        // A signal of his is nothing. The peer that asked him has to know that there is no answer.
         let Some(serial) = word.header().reply_serial() else { return Ok(()) };
         let header = word.header();
         let mut error = Message::error(&header, NOT_BELIEVED);
@@ -493,7 +494,7 @@ impl Bus {
         Ok(())
     }
 
-    /// What a step ordered, and what no host waits for.
+    /// Carries out an effect that a step ordered and that no host waits for.
     fn carry_out(&mut self, host: HostIndex, effect: Effect, out: &mut Vec<Message>) -> Result<(), Failed> {
         match effect {
             Effect::Unit(order) => out.extend(self.peers.systemd.order(host, order)?),

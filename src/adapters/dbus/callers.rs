@@ -6,12 +6,12 @@ use std::collections::VecDeque;
 /// How many callers are remembered; the bound is for memory only. An OpenBMC has some fifty services.
 const MOST: usize = 128;
 
-/// What the bus said of a caller.
+/// The answer of the bus about a caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Caller {
-    /// It has this uid.
+    /// The caller has this uid.
     Uid(u32),
-    /// It had left before the bus was asked.
+    /// The caller had left before the bus was asked.
     Gone,
 }
 

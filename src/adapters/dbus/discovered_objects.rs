@@ -3,8 +3,8 @@
 //!
 //! Owns: which there are (as the object mapper says), and what was last read of each. They are listed when the mapper or one of
 //! their services appears, and when one of them is announced or removed; read when they are new, and when they change. However
-//! much is signalled, at most one question of a kind is under way. What was answered with an error, or not at all, is asked again
-//! after a pause. Must never: wait, or judge what was read.
+//! much is signalled, at most one question of a kind is under way. A question that was answered with an error, or not at all,
+//! is asked again after a pause. Must never: wait, or judge what was read.
 //!
 //! A service announces its objects one by one, and a mapper takes its time: what is known changes in steps, and each step looks like a
 //! whole. It counts when it has come to rest ([`Gathered::rests`]).
@@ -37,12 +37,12 @@ const MOST_SERVICES: usize = 64;
 /// The properties of one interface of one object.
 pub(crate) type Properties<'a> = BTreeMap<&'a str, Variant<'a>>;
 
-/// What is in it, if it is a variant of a variant.
+/// Returns the variant inside, if `value` is a variant of a variant.
 pub(crate) fn plain<'v, 'a>(value: &'v Variant<'a>) -> &'v Variant<'a> {
     if let Variant::Variant(inner) = value { inner } else { value }
 }
 
-/// What is looked for.
+/// A kind of object that is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Carrier {
     /// The interface that such an object carries.
@@ -51,7 +51,7 @@ pub(crate) struct Carrier {
     pub(crate) read: &'static str,
 }
 
-/// One object, as one service has it.
+/// An object, as one service has it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
     pub(crate) service: String,
@@ -60,12 +60,12 @@ pub(crate) struct Place {
     pub(crate) kind: usize,
 }
 
-/// What is known of one.
+/// The knowledge of one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Known<T> {
-    /// It has not answered yet.
+    /// The service has not answered yet.
     Unread,
-    /// It answered with an error.
+    /// The service answered with an error.
     Failed,
     Read(T),
 }
@@ -73,9 +73,9 @@ pub(crate) enum Known<T> {
 #[derive(Debug)]
 struct Object<T> {
     known: Known<T>,
-    /// It is being asked.
+    /// A question about the object is under way.
     asked: bool,
-    /// It changed since it was asked, or has never been.
+    /// The object changed since it was asked about, or it has never been asked about.
     stale: bool,
     retry: Backoff,
 }
@@ -86,19 +86,19 @@ impl<T> Object<T> {
     }
 }
 
-/// What a reply is about.
+/// The subject of a reply.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Awaited {
     List,
     Object(Place),
 }
 
-/// What came of a message.
+/// The result of a message.
 #[derive(Debug, Default)]
 pub(crate) struct Gathered {
     /// To be sent.
     pub(crate) calls: Vec<Message>,
-    /// What is known has changed, no question is under way, and it has been so for [`crate::logic::patience::AT_REST`].
+    /// The knowledge has changed, no question is under way, and this has been so for [`crate::logic::patience::AT_REST`].
     pub(crate) rests: bool,
 }
 
@@ -272,7 +272,7 @@ impl<T: PartialEq> DiscoveredObjects<T> {
             self.list_again.reset();
             self.take(&tree, &mut calls)?;
         } else if Says::of(reply) != Says::Nobody {
-            // What is known stands. (A mapper that comes later is asked then.)
+            // The known objects stay. (A mapper that comes later is asked then.)
             self.list_again.failed();
         }
         calls.extend(self.read()?);
@@ -313,7 +313,7 @@ impl<T: PartialEq> DiscoveredObjects<T> {
             let kind = self.kinds.first().map_or("", |kind| kind.carries);
             tracing::warn!("{found} objects have {kind}; only {} are looked at", taken.len());
         }
-        // What is left is not there any more.
+        // The objects that are left are not there any more.
         if !std::mem::replace(&mut self.objects, taken).is_empty() {
             self.rest.changed();
         }
@@ -334,7 +334,7 @@ impl<T: PartialEq> DiscoveredObjects<T> {
             let says = says.understood(properties.is_some());
             let known = match properties {
                 Some(properties) => Known::Read(judge(place, &properties)),
-                // It is asked when somebody has the name again.
+                // The object is asked about when somebody has the name again.
                 None if says == Says::Nobody => Known::Unread,
                 None => Known::Failed,
             };
@@ -385,7 +385,7 @@ impl<T: PartialEq> DiscoveredObjects<T> {
         Ok(calls)
     }
 
-    /// Something below the root is announced or removed. Whoever says so: the mapper knows; and, where its owner says it, the object.
+    /// Something below the root is announced or removed. The mapper is asked, whoever says so; and, where its owner says it, the object.
     fn came_or_went(
         &mut self,
         sender: &str,
@@ -406,7 +406,7 @@ impl<T: PartialEq> DiscoveredObjects<T> {
 
     fn owner_changed(&mut self, name: &str, new: &str, calls: &mut Vec<Message>) -> zbus::Result<()> {
         if name == MAPPER {
-            // One that went away answers nothing any more.
+            // A mapper that went away answers nothing any more.
             self.awaited.forget(|asked| matches!(asked, Awaited::List));
             self.listing = None;
             self.mapper.changed(new);

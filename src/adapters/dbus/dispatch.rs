@@ -28,22 +28,22 @@ const INTERFACES_ADDED: &str = "InterfacesAdded";
 /// The interfaces that are at every object. A manager's is not one of them: sd-bus has no properties of it anywhere.
 const EVERYWHERE: [&str; 3] = [PEER, INTROSPECTABLE, PROPERTIES];
 
-/// What becomes of a method call.
+/// The outcome of a method call.
 #[must_use]
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// It can be answered at once.
+    /// The call can be answered at once.
     Reply(Message),
     /// The event loop has to be asked.
     Ask(Ask),
 }
 
-/// What a call asks of the event loop.
+/// The request of a call to the event loop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Ask {
     /// Which host.
     pub(crate) host: usize,
-    /// What.
+    /// The request.
     pub(crate) request: Request,
 }
 
@@ -159,7 +159,7 @@ fn takes_nothing(call: &Message) -> Result<(), Refusal> {
     call.body().deserialize().map_err(invalid_args)
 }
 
-/// What is at a path: an object, or only a manager, which is one without interfaces of its own.
+/// The object at a path, or only a manager, which is an object without interfaces of its own.
 type Node<'t> = Option<&'t dyn Object>;
 
 fn node<'t>(tree: &'t Tree, path: &str) -> Result<Node<'t>, Refusal> {

@@ -3,8 +3,9 @@
 //!
 //! Owns: for each property its service (as the object mapper says), that service's unique name, and the last value. Only
 //! the owner's word counts. A peer may be absent, appear, restart, answer errors or never: until it says something
-//! the value is `None`. What was answered with an error, or not at all, is asked again after a pause; what is not there, when it is
-//! announced. However much is signalled, one question of a kind is under way for each. Must never: wait, or judge a value.
+//! the value is `None`. A question that was answered with an error, or not at all, is asked again after a pause; one about
+//! an object that is not there, when it is announced. However much is signalled, one question of a kind is under way for each.
+//! Must never: wait, or judge a value.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -48,7 +49,7 @@ impl Plain {
     }
 }
 
-/// One property that is followed.
+/// A property of another service that the daemon follows.
 #[derive(Debug)]
 struct Item {
     path: String,
@@ -56,7 +57,7 @@ struct Item {
     property: &'static str,
     /// The service that the mapper names.
     service: Option<String>,
-    /// It has left the bus: another one may have the object by now, and need not announce it.
+    /// The service has left the bus: another one may have the object by now, and need not announce it.
     left: bool,
     /// Its unique name, once it has answered or the bus has said.
     owner: Option<String>,
@@ -74,7 +75,7 @@ struct Question {
 }
 
 impl Question {
-    /// It was answered; whether it has to be asked again at once.
+    /// Notes an answer. Returns true if the question has to be asked again at once.
     fn answered(&mut self, says: Says) -> bool {
         if says == Says::Failed {
             self.retry.failed();
@@ -85,14 +86,14 @@ impl Question {
     }
 }
 
-/// What a reply of theirs is about.
+/// The subject of a reply.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Awaited {
     Service(usize),
     Value(usize),
 }
 
-/// What came of a message.
+/// The result of a message.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
     /// To be sent.
@@ -136,7 +137,7 @@ impl KnownProperties {
         self.items.get(item).map_or("/", |item| &item.path)
     }
 
-    /// What it was last.
+    /// Returns the last value.
     pub(crate) fn value(&self, item: usize) -> Option<&Plain> {
         self.items.get(item)?.value.as_ref()
     }
@@ -373,7 +374,7 @@ impl KnownProperties {
         for index in 0..self.items.len() {
             let Some(item) = self.items.get_mut(index) else { continue };
             if name == MAPPER {
-                // One that went away answers nothing any more.
+                // A mapper that went away answers nothing any more.
                 let about = Awaited::Service(index);
                 let ask = item.service.is_none()
                     || item.service_is.again

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the objects on the bus look like to those who read them: interfaces, properties, and the
-//! values that have been published. A snapshot: no lock and no logic.
+//! The objects on the bus as their readers see them: interfaces, properties, and the values that have
+//! been published. A snapshot: no lock and no logic.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ pub(crate) enum Access {
     ReadWrite,
 }
 
-/// One property of an interface. All of them signal their changes.
+/// A property of an interface. All of them signal their changes.
 #[derive(Debug)]
 pub(crate) struct Property {
     pub(crate) name: &'static str,
@@ -26,7 +26,7 @@ pub(crate) struct Property {
 /// A method or signal argument: its name and signature.
 pub(crate) type Arg = (&'static str, &'static str);
 
-/// One method of an interface.
+/// A method of an interface.
 #[derive(Debug)]
 pub(crate) struct Method {
     pub(crate) name: &'static str,
@@ -34,14 +34,14 @@ pub(crate) struct Method {
     pub(crate) output: &'static [Arg],
 }
 
-/// One signal of an interface.
+/// A signal of an interface.
 #[derive(Debug)]
 pub(crate) struct Signal {
     pub(crate) name: &'static str,
     pub(crate) args: &'static [Arg],
 }
 
-/// One interface, as introspection shows it.
+/// An interface, as introspection shows it.
 #[derive(Debug)]
 pub(crate) struct Interface {
     pub(crate) name: &'static str,
@@ -50,7 +50,7 @@ pub(crate) struct Interface {
     pub(crate) signals: &'static [Signal],
 }
 
-/// What a call asks of the event loop; everything else is answered from the snapshot.
+/// The request that a call makes to the event loop; everything else is answered from the snapshot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Request {
     /// Set `SysACPIStatus`.
@@ -64,7 +64,7 @@ pub(crate) enum Request {
 /// The values of one interface by property name.
 pub(crate) type Values<'a> = BTreeMap<&'static str, Variant<'a>>;
 
-/// One object on the bus.
+/// An object on the bus.
 pub(crate) trait Object {
     /// Its object path.
     fn path(&self) -> &str;
@@ -79,10 +79,10 @@ pub(crate) trait Object {
     /// [`Object::interfaces`] lists, which a test holds.
     fn get(&self, property: &'static Property) -> Option<Variant<'_>>;
 
-    /// What a Set of a writable property asks for, or why it is no value of it.
+    /// Returns the request that a Set of a writable property makes, or why `value` is no value of it.
     fn set(&self, property: &'static Property, value: &Variant<'_>) -> Result<Request, String>;
 
-    /// What a call of a method that [`Object::interfaces`] lists asks for, or what is wrong with it.
+    /// Returns the request that a call of a method that [`Object::interfaces`] lists makes, or what is wrong with the call.
     fn call(&self, method: &'static Method, call: &Message) -> Result<Request, String>;
 
     /// All published values of an interface.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Who owns our bus name, in the words of whoever has to do something about it.
+//! The owner of our bus name, in the words of the person who has to do something about it.
 //!
 //! Asked once, on the way out: what it needs to know (the bus, /proc) may be gone or wrong by then, and then it says less.
 
@@ -16,7 +16,7 @@ use crate::adapters::{
 /// A bus that takes longer does not hold up the exit.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Who owns our name, and what to do: "phosphor-settings (pid 321, settings.service): ...".
+/// Returns the owner of our name, and what to do: "phosphor-settings (pid 321, settings.service): ...".
 pub(crate) async fn name_owner(connection: &Connection) -> String {
     match timeout(PATIENCE, process(connection)).await {
         Ok(Some(process)) => process.to_string(),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What every adapter to another daemon is to the task on the bus, and the calls that several of them make.
+//! The interface between an adapter to another daemon and the task on the bus, and what each conversation needs.
 
 use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
 /// The error that stands in the place of an answer that is not believed; its text says why.
 pub(crate) const NOT_BELIEVED: &str = "xyz.openbmc_project.ACPIPowerState.NotBelieved";
 
-/// What came of a message.
+/// The result of a message.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     /// To be sent, in order.
@@ -32,8 +32,8 @@ impl Outcome {
 
 /// Our side of the talk with one other daemon.
 ///
-/// It may be absent, appear, restart, answer errors or never; none of that is an error here. One is returned only where a message
-/// cannot be built.
+/// The other daemon may be absent, appear, restart, answer errors or never; none of that is an error here. An error is returned
+/// only where a message cannot be built.
 pub(crate) trait Peer: std::fmt::Debug + Send {
     /// The calls to begin with: subscribed first, asked afterwards.
     fn start(&mut self) -> zbus::Result<Vec<Message>>;
@@ -51,8 +51,8 @@ pub(crate) trait Peer: std::fmt::Debug + Send {
         Signal::read(signal, |signal| self.signalled(signal))
     }
 
-    /// It is so late. Called at [`Peer::wake_at`], and after everything else that was called here: who has to wait for something
-    /// learns by this from when on.
+    /// The time is `now`. Called at [`Peer::wake_at`], and after everything else that was called here: an adapter that has to
+    /// wait for something learns by this from when on.
     fn tick(&mut self, now: Moment) -> zbus::Result<Outcome>;
 
     /// When [`Peer::tick`] is to be called next, if nothing happens before.
@@ -63,7 +63,7 @@ pub(crate) trait Peer: std::fmt::Debug + Send {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment {
     pub(crate) now: Time,
-    /// What the clock shows while [`ANSWERED_WITHIN`] passes in real time.
+    /// The time that the clock shows while [`ANSWERED_WITHIN`] passes in real time.
     pub(crate) patience: Duration,
 }
 
@@ -113,7 +113,7 @@ impl<T: Clone + PartialEq> Pending<T> {
         Some(call)
     }
 
-    /// What the reply to this call is about; `None` if nobody waits for it (any more).
+    /// Returns the subject of the reply to this call; `None` if nobody waits for it (any more).
     pub(crate) fn take(&mut self, serial: NonZeroU32) -> Option<T> {
         let at = self.0.iter().position(|sent| sent.serial == serial)?;
         let Sent { about, awaited, .. } = self.0.remove(at);
@@ -138,7 +138,7 @@ impl<T: Clone + PartialEq> Pending<T> {
         self.0.iter().any(|sent| sent.awaited && which(&sent.about))
     }
 
-    /// What has not been answered within [`ANSWERED_WITHIN`]; said once, and a late answer is no news.
+    /// Returns the subjects that have not been answered within [`ANSWERED_WITHIN`]; each once, and a late answer is no news.
     pub(crate) fn unanswered(&mut self, Moment { now, patience }: Moment) -> Vec<T> {
         let mut given_up = Vec::new();
         for sent in self.0.iter_mut().filter(|sent| sent.awaited) {
@@ -166,8 +166,8 @@ impl Speaker {
         self.0 = (!owner.is_empty()).then(|| owner.to_owned());
     }
 
-    /// The name's owner has answered a call. What the bus has said since counts for more, and so does its own answer in the place of
-    /// one who is not there.
+    /// The name's owner has answered a call. A report of the bus since then counts for more. An answer of the
+    /// bus itself, in the place of a service that is not there, does not count.
     pub(crate) fn replied(&mut self, reply: &Message) {
         if self.0.is_none() {
             let header = reply.header();
@@ -182,7 +182,7 @@ impl Speaker {
     }
 }
 
-/// What was logged once, and is not logged again.
+/// The messages that were logged, and are not logged again.
 #[derive(Debug, Default)]
 pub(crate) struct Noted(BTreeSet<String>);
 
@@ -197,7 +197,7 @@ impl Noted {
         }
     }
 
-    /// It is news the next time.
+    /// Lets this be logged again.
     pub(crate) fn forget(&mut self, what: &str) {
         self.0.remove(what);
     }
@@ -209,7 +209,7 @@ pub(crate) fn error_of(reply: Option<&Message>) -> String {
     reply.header().error_name().map_or_else(|| "not set".to_owned(), ToString::to_string)
 }
 
-/// What an answer says of the thing that was asked for.
+/// The meaning of an answer for the thing that was asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Says {
     /// This is it.
@@ -223,12 +223,12 @@ pub(crate) enum Says {
 }
 
 impl Says {
-    /// What it says, if it was understood: who answers something else than was asked for has not answered.
+    /// Returns the meaning, if the answer was understood: an answer to something else than was asked for is none.
     pub(crate) fn understood(self, understood: bool) -> Self {
         if self == Self::Good && !understood { Self::Failed } else { self }
     }
 
-    /// What this reply says; `None` is none in time.
+    /// Returns the meaning of this reply; `None` is none in time.
     pub(crate) fn of(reply: Option<&Message>) -> Self {
         let Some(reply) = reply else { return Self::Failed };
         if reply.message_type() == Type::MethodReturn {
@@ -275,7 +275,7 @@ mod tests {
         // Nobody waits for them any more; the bus still does.
         pending.forget(|_| true);
         assert!(pending.send(call(), 'a').is_none());
-        // It has answered one: those before it will have no answer.
+        // The peer has answered one: those before it will have no answer.
         assert_eq!(pending.take(serial_of(&sent[5])), None);
         let again: Vec<_> = (0..1000).filter_map(|_| pending.send(call(), 'a')).collect();
         assert_eq!(again.len(), 6);

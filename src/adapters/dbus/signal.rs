@@ -20,11 +20,11 @@ pub(crate) struct Signal<'a> {
     pub(crate) sender: &'a str,
     /// The object that it is sent from.
     pub(crate) path: &'a str,
-    /// What it says.
+    /// The content.
     pub(crate) news: News<'a>,
 }
 
-/// What a signal says.
+/// The content of a signal.
 #[derive(Debug)]
 pub(crate) enum News<'a> {
     /// `NameOwnerChanged` of the bus itself: the name belongs to this connection now; empty if to none.

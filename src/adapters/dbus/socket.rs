@@ -33,7 +33,7 @@ use crate::adapters::dbus::sub_tree::SubTree;
 
 /// Bytes of the part of a header that has a fixed place: byte order, type, flags, version, and the lengths of body and fields.
 const FIXED: usize = 16;
-/// Bytes of the longest message that the specification allows. What says that it is longer is no message.
+/// Bytes of the longest message that the specification allows. A message that states a greater length is none.
 const LONGEST: u64 = 128 << 20;
 /// Bytes of the longest call or signal that is read. The longest that anybody sends us for a reason, the announcement of an
 /// object with many properties, has a few thousand.
@@ -43,7 +43,7 @@ const LONGEST_UNASKED: u64 = 64 << 10;
 const LONGEST_REPLY: u64 = 4 << 20;
 /// Bytes that are read ahead, at once.
 const CHUNK: usize = 4 << 10;
-/// What is dropped is reported at most this often.
+/// Dropped messages are reported at most this often.
 const REPORT_EVERY: Duration = Duration::from_secs(60);
 
 /// Connects to `system`, `session`, or the bus at this address (`unix:path=` or `unix:abstract=`). Never returns if the bus does
@@ -90,12 +90,12 @@ impl Socket for BusSocket {
 
 /// The half that messages come through.
 ///
-/// It does not take file descriptors: neither half says that it can, so the bus does not deliver any, and the kernel closes what
-/// comes with bytes that are read without asking for it.
+/// The reader does not take file descriptors: neither half says that it can, so the bus does not deliver any, and the kernel
+/// closes what comes with bytes that are read without asking for it.
 #[derive(Debug)]
 struct Reader {
     socket: OwnedReadHalf,
-    /// What was read and not handed on yet is `buffer[start..end]`.
+    /// The bytes that were read and not handed on yet are `buffer[start..end]`.
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -118,7 +118,7 @@ impl Reader {
         self.buffer.get(from..self.start).unwrap_or_default()
     }
 
-    /// What came before anything was read here.
+    /// Puts the bytes that came before anything was read here in front.
     fn put_before(&mut self, bytes: &mut Vec<u8>) {
         bytes.extend_from_slice(self.held());
         (self.start, self.end) = (0, bytes.len());
@@ -155,7 +155,7 @@ impl Reader {
                 }
                 return Ok(self.take(length).to_vec());
             }
-            // What is longer than the buffer is read into its own place.
+            // A message that is longer than the buffer is read into its own place.
             let mut bytes = self.take(length).to_vec();
             let mut at = bytes.len();
             bytes.resize(length, 0);
@@ -244,10 +244,10 @@ impl ReadHalf for Parser {
     }
 }
 
-/// What a message says of its length.
+/// The kind and length of a message, as the message states them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Frame {
-    /// What the second byte says: 2 and 3 are replies.
+    /// The second byte: 2 and 3 are replies.
     kind: u8,
     /// In bytes, from its first to its last.
     length: u64,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the object mapper answers to `GetSubTree`, looked through where it lies.
+//! The object mapper's answer to `GetSubTree`, looked through where it lies.
 //!
 //! Owns: the form of that answer. Must never: make anything small of it. An answer of 4 MiB that is taken apart into trees of strings
 //! is 100 MiB of small pieces, and what little is remembered of it comes to lie behind them: then no setting of an allocator gives
@@ -13,7 +13,7 @@ use std::{
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use zbus::{Signature, Type};
 
-/// One interface that an object of a service has.
+/// An interface that an object of a service has.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Listed<'a> {
     pub(crate) path: &'a str,

@@ -6,11 +6,11 @@ use crate::adapters::{acpi_object::AcpiObject, dbus::object::Object, sensor_obje
 /// All objects.
 #[derive(Debug)]
 pub(crate) struct Tree {
-    /// One for each host, in the order of the configuration.
+    /// The object of each host, in the order of the configuration.
     pub(crate) acpi: Vec<AcpiObject>,
-    /// One for each sensor, in the order of the configuration.
+    /// The object of each sensor, in the order of the configuration.
     pub(crate) sensors: Vec<SensorObject>,
-    /// What `GetMachineId` says. Read once: the file may be on storage that takes its time.
+    /// The answer of `GetMachineId`. Read once: the file may be on storage that takes its time.
     pub(crate) machine_id: Option<String>,
 }
 

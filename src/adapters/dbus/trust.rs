@@ -26,7 +26,7 @@ const STRANGERS_AT_ONCE: u32 = 5;
 /// And then one each.
 const STRANGERS_EACH: Duration = Duration::from_secs(60);
 
-/// Who is known, and what waits until its sender is.
+/// The callers that are known, and the messages that wait until their sender is.
 #[derive(Debug)]
 pub(crate) struct Trust {
     callers: Callers,
@@ -54,7 +54,7 @@ impl Trust {
         }
     }
 
-    /// What the bus knows of a message's sender, if it was asked and has answered.
+    /// Returns what the bus knows of a message's sender, if it was asked and has answered.
     pub(crate) fn caller(&self, message: &Message) -> Option<Caller> {
         match message.header().sender() {
             Some(sender) => self.callers.get(sender.as_str()),
@@ -72,8 +72,8 @@ impl Trust {
         self.may_set(caller) || matches!(caller, Caller::Uid(uid) if self.trusted_uids.contains(&uid))
     }
 
-    /// A word waits until it is known whose it is. Who floods us before the bus has named him loses words; what a power service says is
-    /// asked for again.
+    /// A word waits until it is known whose it is. A sender that floods us before the bus has named it loses words; a power
+    /// service's value is asked for again.
     pub(crate) fn keep_word(&mut self, word: Message) {
         let held: usize = self.words.iter().map(|word| word.data().len()).sum();
         if self.words.len() < MOST_WAITING && held + word.data().len() <= MOST_BYTES {

@@ -28,7 +28,7 @@ fn fans(left: &[&str]) -> FanControl {
     FanControl::new([settings()].iter(), Held::default(), left)
 }
 
-/// What a call does: the last part of its path, its member, and for a Set the value.
+/// Returns what a call does: the last part of its path, its member, and for a Set the value.
 fn said(call: &Message) -> String {
     let header = call.header();
     let path = header.path().map_or("", |path| path.as_str()).rsplit('/').next().unwrap().to_owned();
@@ -227,10 +227,10 @@ fn an_error_or_no_answer_holds_up_nothing() {
     let set = calls(&outcome.calls, "Set")[0];
     let after = fans.returned(serial(set), &failed(set)).unwrap().unwrap();
     assert_eq!(all_said(&after.calls), Vec::<String>::new());
-    // It may have been done all the same: it is given back.
+    // The change may have been made all the same: the zone is given back.
     let outcome = fans.order(0, FanDemand::Free).unwrap();
     assert_eq!(all_said(&outcome.calls), ["zone0 Manual=false"]);
-    // That is never answered; the next hold does not wait for it.
+    // The release is never answered; the next hold does not wait for it.
     let outcome = fans.order(0, S2).unwrap();
     assert!(all_said(&outcome.calls).contains(&"zone0 Manual=true".to_owned()));
 }
@@ -290,7 +290,7 @@ fn no_answer_is_as_good_as_an_error_and_is_not_heaped_up() {
     }
     assert_eq!(sent, MOST_OF_ONE);
     assert!(format!("{:?}", fans.awaited).len() < 10_000);
-    // It restarts: the bus says so, and answers for it.
+    // The service restarts: the bus says so, and answers for it.
     let outcome = fans.hear(&owner(SENSORS, ":1.9")).unwrap();
     assert_eq!(
         all_said(&calls(&outcome.calls, "Set").into_iter().cloned().collect::<Vec<_>>()),
@@ -318,7 +318,7 @@ fn each_zone_may_be_dropped_as_often_as_any_other() {
     let most = MOST_REASSERTS as usize;
     assert_eq!((0..20).map(|_| drop(&mut fans, ZONE)).sum::<usize>(), most);
     assert_eq!((0..20).map(|_| drop(&mut fans, OTHER)).sum::<usize>(), most);
-    // What fan control was let have, the next order takes.
+    // The next order takes the zones that fan control was let have.
     let outcome = fans.order(0, S2).unwrap();
     assert_eq!(all_said(&outcome.calls), ["zone0 Manual=true", "zone1 Manual=true"]);
 }

@@ -43,7 +43,7 @@ fn a_busy_transfer_is_a_hung_bus() {
     assert_eq!(fault(&of_transfer(errno(Errno::NXIO))), Fault::Absent);
 }
 
-/// What the poller does, with a bus whose answers are given.
+/// Reads as the poller does, from a bus whose answers are given.
 fn read(chip: &mut Chip, bus: &mut dyn I2cBus, address: u8) -> Progress {
     loop {
         match bus.transfer(address, chip.next()) {

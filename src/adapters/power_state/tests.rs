@@ -92,7 +92,7 @@ fn os_status_is_the_hosts_to_tell() {
     let (asked, events) = answer(&mut power, start, two_owners, standby);
     assert_eq!(asked, [":1.8"]);
     assert!(events.contains(&Event::Os(Some(Os::Complete))));
-    // It has none: then the other one's counts, and the host is asked no more than once.
+    // The host's service has no OS status: then the other one's counts, and the host's is asked no more than once.
     let mut power = PowerState::new([0].into_iter());
     let start = power.start().unwrap();
     let none = |call: &Message, by: &str| {
@@ -208,7 +208,7 @@ fn a_bus_that_is_late_has_not_said_that_there_is_no_power_control() {
     assert_eq!(events.last(), Some(&Event::Chassis(Some(Chassis::On))));
 }
 
-/// One broken value among good ones: those do not make its pauses short again.
+/// A broken value among good ones: the good ones do not make its pauses short again.
 #[test]
 fn the_pause_grows_for_the_one_that_is_broken() {
     let mut power = PowerState::new([0].into_iter());

@@ -191,7 +191,7 @@ fn what_is_not_as_configured_or_switched_off_is_refused() {
     }
 }
 
-/// It is there, and fits, and there is nothing to read: as good as not there.
+/// The hub is there, and fits, and there is nothing to read: as good as not there.
 #[test]
 fn a_hub_without_a_sensor_is_no_fault_of_it() {
     for (register, bytes) in [(0x00, &[0x51, 0x08][..]), (0x05, &[0x01])] {
@@ -222,7 +222,7 @@ fn a_dead_device_has_no_temperature() {
                     assert!(fault.is_of_a_device(), "{device:?} {channel} {byte:#x}: {fault:?}");
                 }
             }
-            // It dies between any two registers of one reading.
+            // The device dies between any two registers of one reading.
             for lived in 0..6 {
                 let mut chip = chip(device, channel);
                 let mut left = lived;
@@ -498,7 +498,7 @@ fn every_state(device: Device, channel: u8) -> Vec<Chip> {
     states
 }
 
-/// What is no business of ours: the memory of an SPD5118, and its page where that is not asked for.
+/// Asserts that the next transfer leaves alone the memory of an SPD5118, and its page where that is not asked for.
 fn assert_allowed(device: Device, chip: &Chip) {
     match chip.next() {
         // A word reaches one further.

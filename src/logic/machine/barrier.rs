@@ -52,7 +52,7 @@ impl Barrier {
         self.cap = self.cap.or(Some(now + self.ack_cap));
     }
 
-    /// It ends with this step.
+    /// Ends the barrier with this step.
     pub(super) fn end(&mut self) {
         self.cap = None;
     }
@@ -92,8 +92,8 @@ impl Barrier {
         effects.append(&mut self.afterwards);
     }
 
-    /// What a rule can tell apart, for the search through all reachable states: whether state and device are what Get
-    /// returns, none, one or more answers, and whether effects wait.
+    /// Returns the facts that a rule can tell apart, for the search through all reachable states: whether state and
+    /// device are what Get returns, none, one or more answers, and whether effects wait.
     #[cfg(test)]
     pub(super) fn key(&self, state: AcpiState, device: AcpiState) -> (bool, bool, usize, bool) {
         let (shown, shown_device) = self.published;

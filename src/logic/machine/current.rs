@@ -80,7 +80,7 @@ impl Current {
         self.last_set.replace(now)
     }
 
-    /// What the host Set is what was inferred.
+    /// Makes the host's report the cause: the host Set the state that was inferred.
     pub(super) fn confirm(&mut self) {
         self.cause = Cause::HostReport;
     }

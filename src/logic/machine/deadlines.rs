@@ -81,7 +81,7 @@ impl Machine {
         match self.power.host()? {
             HostState::Off => Some(self.power.host_since() + self.settings.timing.host_off),
             // From an off-like state nothing changes.
-            // What was Set stands for as long: rule 1.
+            // A state that was Set stands for as long: rule 1.
             HostState::Running if self.is_decided() && !self.current.state().is_off_like() => {
                 let since = self.power.host_since().max(self.current.since());
                 Some(since + self.settings.timing.reset_confirm)

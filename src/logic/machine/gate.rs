@@ -67,7 +67,7 @@ pub(super) struct Conditions {
 }
 
 impl Conditions {
-    /// Those that do not hold.
+    /// Returns a reason for each condition that does not hold.
     pub(super) fn failing(self) -> impl Iterator<Item = GateReason> {
         use GateReason as R;
         [
@@ -135,7 +135,7 @@ impl Gate {
         self.opens_at = None;
     }
 
-    /// It was open, and is not any more.
+    /// Counts a closing: the gate was open, and is not any more.
     pub(super) fn count_closing(&mut self) {
         self.epoch = Epoch(self.epoch.0.wrapping_add(1));
     }

@@ -2,8 +2,8 @@
 //! The guarded buses of a host with an SPD mux or with units to quiesce: whose they are (rules 3.3).
 //!
 //! Owns: the order. At every closing: drain, stop the units, give the mux to the host. At every opening: take
-//! the mux back, read, start the units. What is ordered comes back as an event of the closing it belongs to; one of
-//! an older closing is dropped. `ack_cap` bounds the whole way to the host: what has not been ordered by then
+//! the mux back, read, start the units. An order that is done comes back as an event of the closing it belongs to; one
+//! of an older closing is dropped. `ack_cap` bounds the whole way to the host: what has not been ordered by then
 //! is ordered then, and not waited for. On the way back nothing is bounded: without the mux there is nothing to read.
 
 use core::time::Duration;
@@ -61,7 +61,7 @@ impl Handover {
         self.way == Step::Ours
     }
 
-    /// It waits for the transfers that are under way.
+    /// True if the handover waits for the transfers that are under way.
     pub(super) fn is_draining(&self) -> bool {
         matches!(self.way, Step::Draining(_))
     }

@@ -39,7 +39,7 @@ pub(crate) struct Power {
     chassis: Seen<Chassis>,
     host: Seen<HostState>,
     os: Seen<Os>,
-    /// Who is not believed holds a name that reports one of them (note B1).
+    /// A service that is not believed holds a name that reports one of these values (note B1).
     strangers: bool,
     /// POST complete came too soon after power-on.
     post_bogus: bool,
@@ -119,7 +119,7 @@ impl Power {
 
     // ---- What the rules make of it ---------------------------------------------------------------
 
-    /// Rule 6: the first chassis value is Off. That is no edge.
+    /// Rule 6: the first chassis value is Off, which is no edge.
     pub(super) fn found_off(&mut self) {
         self.seen = Some(Chassis::Off);
     }
@@ -184,7 +184,7 @@ impl Power {
         self.host_since
     }
 
-    /// It runs, or nobody has reported whether.
+    /// True if the host runs, or nobody has reported whether.
     pub(super) fn host_may_run(&self) -> bool {
         self.host.last().is_none_or(|host| host == HostState::Running)
     }
@@ -274,8 +274,8 @@ impl Power {
         [self.chassis.is_missing(), self.host.is_missing(), self.os.is_missing()]
     }
 
-    /// What a rule can tell apart but times, for the same: OS status only where it is trusted; and before the decision a
-    /// first chassis Off is an edge only after one.
+    /// Returns the facts but times that a rule can tell apart, for the same search: OS status only where it is trusted;
+    /// and before the decision a first chassis Off is an edge only after power came on.
     #[cfg(test)]
     pub(super) fn key(&self, trusted: bool, decided: bool) -> impl core::hash::Hash + use<> {
         (

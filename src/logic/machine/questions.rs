@@ -36,7 +36,7 @@ impl Machine {
         }
     }
 
-    /// What keeps the gate closed; empty when it is open.
+    /// Returns the reasons that keep the gate closed; none when it is open.
     #[must_use]
     pub fn gate_reasons(&self) -> Vec<GateReason> {
         let reasons: Vec<_> = self.conditions().failing().collect();
@@ -102,7 +102,7 @@ impl Machine {
         self.start == Start::Decided
     }
 
-    /// What no power service reports.
+    /// Returns the values that no power service reports.
     #[must_use]
     pub fn untold(&self) -> Untold {
         self.power.unreported()
@@ -132,7 +132,7 @@ impl Machine {
         self.current.device()
     }
 
-    /// What brought the state about.
+    /// Returns the cause of the state.
     #[must_use]
     pub fn cause(&self) -> Cause {
         self.current.cause()
@@ -156,9 +156,9 @@ impl Machine {
         self.boot.history()
     }
 
-    /// What is to be remembered for the next life of the daemon. `None`, before rule 6 has decided: what was stored stays,
-    /// unless a Set, rule 3 or rule 4 has overtaken it. A state that the lock of rule 6 still holds is not of this boot
-    /// of the BMC: another restart must not take it for confirmed.
+    /// Returns the record for the next life of the daemon. `None`, before rule 6 has decided: the stored record stays,
+    /// unless a Set, rule 3 or rule 4 has overtaken it. A state that the lock of rule 6 still holds is not of this boot of
+    /// the BMC: another restart must not take it for confirmed.
     #[must_use]
     pub fn to_store(&self) -> Option<Stored> {
         let reset_suspected = self.suspicion.holds();

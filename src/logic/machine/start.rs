@@ -13,7 +13,7 @@ use crate::logic::{
 /// Without a chassis service rule 6 waits this long.
 pub(super) const DECIDE_WITHOUT_CHASSIS: Duration = Duration::from_secs(120);
 
-/// What is remembered of a host from the daemon's last life (rule 6).
+/// The record of a host from the daemon's last life (rule 6).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Stored {
     /// Its state then.
@@ -47,7 +47,7 @@ pub(super) struct Evidence {
     pub(super) stored: Option<Stored>,
 }
 
-/// What rule 6 makes of it.
+/// The decision of rule 6.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Decision {
     pub(super) state: AcpiState,

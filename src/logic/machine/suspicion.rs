@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The suspicion that the host was reset: rules 4 and 5.
 //!
-//! Owns: whether there is one, and what has been heard since. What follows when its time has passed is the machine's.
+//! Owns: whether there is one, and what has been heard since. The consequence when its time has passed is the machine's.
 
 use crate::logic::acpi::StateKind;
 
@@ -70,7 +70,7 @@ impl Suspicion {
         }
     }
 
-    /// What a rule can tell apart, for the search through all reachable states.
+    /// Returns the facts that a rule can tell apart, for the search through all reachable states.
     #[cfg(test)]
     pub(super) fn key(self) -> Option<(bool, bool)> {
         self.0.map(|reset| (reset.reported, reset.post_complete))

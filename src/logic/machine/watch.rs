@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is watched for the diagnoses of one host (rules 3.7).
+//! The facts that are watched for the diagnoses of one host (rules 3.7).
 //!
 //! Owns: signs of life, the CPU's power, the counts of DIMMs, and what other parts of the daemon have found. When a diagnosis
 //! holds is computed from it in [`policy`](crate::logic::policy).
@@ -13,11 +13,11 @@ use crate::logic::{
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Answering {
     pub(crate) count: u16,
-    /// One that is `required` has not.
+    /// A `required` sensor has not answered.
     pub(crate) required_silent: bool,
 }
 
-/// What is watched.
+/// The facts that are watched.
 #[derive(Clone, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "independent facts, as they are reported")]
 pub(crate) struct Watch {
@@ -126,7 +126,7 @@ impl Watch {
         self.good_dimms
     }
 
-    /// What no deadline shows, for the search through all reachable states.
+    /// Returns the facts that no deadline shows, for the search through all reachable states.
     #[cfg(test)]
     pub(super) fn key(&self) -> impl core::hash::Hash + use<> {
         let cpu = (self.cpu_low_since.is_some(), self.cpu_due_since.is_some());

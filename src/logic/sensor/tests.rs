@@ -29,7 +29,7 @@ fn opened(settings: &config::Sensor) -> Sensor {
     sensor
 }
 
-/// One that answered 40 degrees at once.
+/// Returns a sensor that answered 40 degrees at once.
 fn well() -> Sensor {
     let mut sensor = opened(&settings());
     assert_eq!(sensor.read(at(0), degrees(40.0)), None);
@@ -85,7 +85,7 @@ fn a_value_that_stayed_has_two_more_periods() {
     assert_eq!(value(&sensor), Some(40.0));
     sensor.tick(at(9000));
     assert_eq!(value(&sensor), None);
-    // What a closing forgets does not come back with the proof.
+    // A value that a closing forgot does not come back with the proof.
     let mut sensor = well();
     sensor.follow(at(100), SensorMode::Read, Proof::Old);
     sensor.follow(at(200), SensorMode::Unavailable, Proof::Old);
@@ -142,7 +142,7 @@ fn a_slot_that_never_answered_stays_unavailable_unless_it_is_required() {
     }
 }
 
-/// What answers is there, whatever it says: it is not taken for an empty slot. A hub that has no sensor is one.
+/// A device that answers is there, whatever it says: it is not taken for an empty slot. A hub that has no sensor is.
 #[test]
 fn a_device_that_answers_and_does_not_fit_is_shown_as_failed() {
     let there = [Fault::Page(3), Fault::Unfit("another"), Fault::Implausible, Fault::Bound];
@@ -165,7 +165,7 @@ fn a_device_that_answers_and_does_not_fit_is_shown_as_failed() {
     }
 }
 
-/// A slot was said to be empty. That something is in it after all, and cannot be read, is said too, once.
+/// A slot was reported as empty. A device that is in it after all, and cannot be read, is reported too, once.
 #[test]
 fn a_fault_that_shows_a_device_is_said_also_after_one_that_does_not() {
     let mut sensor = opened(&settings());

@@ -15,7 +15,7 @@ use crate::{
     shell::permits::{BusId, LEASE, RENEW},
 };
 
-/// What a proof is worth counts from the question: what the bus held back before its answer is not known to be here.
+/// The age of a proof counts from its question: a message that the bus held back before its answer is not known to be here.
 #[test]
 fn a_proof_is_as_old_as_its_question() {
     let clock = Clock::default();
@@ -57,7 +57,7 @@ fn a_proof_is_as_old_as_its_question() {
     assert!(event_loop.machines.iter().all(|machine| policy::diagnoses(machine).is_empty()));
 }
 
-/// What a Set brings about, as the task on the bus gets it: the log is among what comes behind the answer.
+/// The outputs of a Set, as the task on the bus gets them: the log is among those that come behind the answer.
 #[test]
 fn the_log_is_written_behind_the_answer() {
     let clock = Clock::default();

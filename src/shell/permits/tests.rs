@@ -144,7 +144,7 @@ fn the_end_wakes_whoever_waits_or_rests() {
     assert!(other.try_acquire(DIMM, 0x18).is_err());
 }
 
-/// What was read under an older permit can be told from what was read since.
+/// A value that was read under an older permit can be told apart from one that was read since.
 #[test]
 fn a_permit_knows_the_closings_before_it() {
     let (permits, bus) = one_bus();

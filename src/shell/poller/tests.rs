@@ -99,7 +99,7 @@ fn lane() -> Lane {
     Lane { i2c: Some((3, SOON)), sensors: vec![wire(0, 0x18), wire(1, 0x19)] }
 }
 
-/// One bus with these, on a clock a hundred times faster than life.
+/// A bus with these sensors, on a clock a hundred times faster than real time.
 fn bench(missing: usize) -> Bench {
     let permits = Permits::new(1, [3]);
     let seen = Mutex::new(Seen { missing, ..Seen::default() });
@@ -384,7 +384,7 @@ fn files_that_share_a_thread_do_not_wait_for_each_others_gate() {
     let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for open in [0, 1] {
         permits.set(LEASE, |need| need == Need::Gate(open), |bus| bus == open);
-        // What was under way when the gates changed may still come.
+        // A read that was under way when the gates changed may still give a result.
         let mut in_a_row = 0;
         while in_a_row < 5 {
             let next = async { tokio::time::timeout(SOON, results.recv()).await };

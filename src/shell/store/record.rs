@@ -32,13 +32,13 @@ impl Record {
     }
 }
 
-/// One line, without its end: format, number, state, suspicion, boot, perhaps DIMMs, and the checksum of all that is before
-/// it.
+/// Returns a record as one line, without its end: format, number, state, suspicion, boot, perhaps DIMMs, and the checksum
+/// of all that is before it.
 pub(super) fn to_line(record: Record, boot: Option<&str>) -> String {
     sealed(&format!("{FORMAT} {} {}", record.number, words(record.stored, boot)))
 }
 
-/// What all formats have: each word with a space behind it.
+/// Returns the words that all formats have, each with a space behind it.
 fn words(stored: Stored, boot: Option<&str>) -> String {
     let suspicion = if stored.reset_suspected { "suspected" } else { "clear" };
     let boot = boot.filter(|_| stored.same_bmc_boot).unwrap_or(NO_BOOT);
@@ -54,7 +54,7 @@ pub(super) fn sealed(body: &str) -> String {
     format!("{body}{:08x}", crc32(body.as_bytes()))
 }
 
-/// What [`to_line`] makes, or an older version made, or why it is not that.
+/// Reads a line that [`to_line`] or an older version made. The error says why it is none.
 pub(super) fn from_line(line: &str, boot: Option<&str>) -> Result<Record, &'static str> {
     let (format, rest) = line.split_once(' ').unwrap_or((line, ""));
     // First, since another format may have another checksum.
@@ -113,7 +113,7 @@ pub(super) fn crc32(bytes: &[u8]) -> u32 {
     })
 }
 
-/// One word, or it would not be read back as it was written.
+/// Returns the id if it is one word: any other would not be read back as it was written.
 pub(super) fn boot_id(text: &str) -> Option<String> {
     let id = text.trim();
     let short = !id.is_empty() && id.len() <= LONGEST_BOOT;

@@ -28,11 +28,11 @@ const FLUSH: Duration = Duration::from_secs(2);
 /// Enough for a path, a file of ours and a log line.
 const STACK: usize = 64 * 1024;
 
-/// What the thread that writes is to do.
+/// The orders to the thread that writes.
 #[derive(Default)]
 struct Orders {
     wanted: Vec<Option<Record>>,
-    /// What is wanted is not in memory.
+    /// A wanted value is not in memory.
     urgent: bool,
     ending: bool,
 }
@@ -150,9 +150,9 @@ pub(super) struct Files {
 
 pub(super) struct Slot {
     path: PathBuf,
-    /// What is there, if that is known.
+    /// The record that is there, if that is known.
     there: Option<Record>,
-    /// What is there may be an open record.
+    /// The record that is there may be an open one.
     open: bool,
 }
 

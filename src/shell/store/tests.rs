@@ -166,7 +166,7 @@ fn values_are_counted_from_the_highest_that_was_found() {
     let (known, mut noted, _writer) = open(places(), &[0]);
     let stored = Stored { same_bmc_boot: true, ..s0 };
     assert_eq!(known, [Some(stored)]);
-    // What is found is no new value.
+    // A value that was found is no new one.
     noted.note(0, stored);
     assert_eq!(noted.number(0), 12);
     fs::remove_dir_all(directory).unwrap();

@@ -61,7 +61,7 @@ fn found_read_and_followed() {
     assert_eq!(watched.value(0), Some(&Plain::Double(6.5)));
 }
 
-/// One that announces nothing itself: the mapper says when it knows it.
+/// A service that announces nothing itself: the mapper says when it knows the service.
 #[test]
 fn a_service_that_comes_late_is_found_when_the_mapper_knows_it() {
     let mapped = Message::signal(MAPPER_PATH, MAPPER_PRIVATE, INTROSPECTED);

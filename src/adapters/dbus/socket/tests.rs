@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What comes from a bus, byte by byte.
+//! The input from a bus, byte by byte.
 
 use std::{
     io::Write as _,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What must hold after every step, whatever happened: `docs/invariants.md`.
+//! The conditions that must hold after every step, whatever happened: `docs/invariants.md`.
 //!
 //! A [`Watcher`] stands beside a machine, keeps its own record of the events, states rules 3.1 and 3.2 once
 //! more from that record, and compares. It must never ask the machine why: only what it shows to the world, and
@@ -108,7 +108,7 @@ pub(super) struct Watcher {
     complete_since: Option<Time>,
     state_since: Time,
 
-    /// What rule 6 says, in the step in which it decides.
+    /// The result of rule 6, in the step in which it decides.
     decision: Option<(AcpiState, Cause)>,
 
     was_off: bool,
@@ -155,7 +155,7 @@ struct Way {
     mux: bool,
 }
 
-/// What the world saw of the machine before a step.
+/// The machine as the world saw it before a step.
 #[allow(clippy::struct_excessive_bools, reason = "independent facts")]
 struct Before {
     open: bool,
@@ -334,7 +334,7 @@ impl Watcher {
         self.power == Some(Chassis::Off) || (self.power.is_none() && self.decided && state.is_off_like())
     }
 
-    /// Note B2: which values nobody told. What was found is what would have been told.
+    /// Note B2: which values nobody reported. A value that was found is the one that would have been reported.
     fn record_untold(&mut self, event: Event) -> Event {
         fn another<T: Copy + PartialEq>(last: Option<T>, value: T) -> bool {
             last.is_some_and(|last| last != value)
@@ -623,7 +623,7 @@ impl Watcher {
         }
     }
 
-    /// What is heard of the firmware, the CPU's power and the DIMMs; after everything else of this step is known.
+    /// Records what is heard of the firmware, the CPU's power and the DIMMs; after everything else of this step is known.
     fn record_signs(
         &mut self,
         machine: &Machine,
@@ -686,7 +686,7 @@ impl Watcher {
 
     // ---- The invariants ----------------------------------------------------------------------------
 
-    /// What goes out, in its order.
+    /// Checks the effects, in their order.
     fn watch_effects(
         &mut self,
         machine: &Machine,
@@ -743,7 +743,7 @@ impl Watcher {
                     self.claim(I::Answered, true, known.is_some(), machine)?;
                     self.claim(I::Order, true, !rest, machine)?;
                     self.waiting.retain(|(waiting, _)| *waiting != id);
-                    // What Get returns from now on.
+                    // The values that Get returns from now on.
                     let got = self.published;
                     // A device's Set is answered at once, a Set that waits with what has overtaken it.
                     let same = if let Event::SetDevice { id: own, state } = event
@@ -866,7 +866,7 @@ impl Watcher {
         let licensed = decided || unlocked || post_complete;
         self.claim(I::InferredS0, s0, licensed && !self.off_now(machine), machine)?;
 
-        // What time had to bring has come.
+        // A transition that is due by time has come.
         let due = complete_for.is_some_and(|d| d >= wait)
             && (before.state == AcpiState::S2D2 || (!only_s2 && !before.state.is_working()));
         self.claim(I::Evidence, due && event == Event::Tick, state == AcpiState::S0G0D0, machine)?;
@@ -1032,7 +1032,7 @@ impl Watcher {
         if open {
             self.way = None;
         } else if self.way.is_none() {
-            // Whoever waits since an earlier closing does not wait longer for this one.
+            // A Set that waits since an earlier closing does not wait longer for this one.
             let waiting = self.waiting.first().map_or(self.now, |(_, since)| *since);
             let cap = waiting + self.settings.timing.ack_cap;
             self.way = Some(Way { cap, drained: false, units: false, quiesced: false, mux: false });
@@ -1082,7 +1082,7 @@ impl Watcher {
         self.claim(I::Wake, wake.is_some(), wake > Some(now), machine)
     }
 
-    /// What changes nothing.
+    /// Checks the events that change nothing.
     pub(super) fn check_still(&mut self, machine: &Machine) -> Result<Said, Broken> {
         self.said = 0;
         self.check_ticks(machine)?;
@@ -1130,7 +1130,7 @@ impl Watcher {
         self.boots = machine.history().boots();
     }
 
-    /// What the record remembers that the machine does not: part of an abstract state.
+    /// Returns what the record remembers that the machine does not: part of an abstract state.
     pub(super) fn key(&self) -> impl Eq + std::hash::Hash + use<> {
         (self.waiting.len().min(2), self.last_order, self.foreign, self.stage)
     }

@@ -11,10 +11,10 @@ use crate::logic::{
     event::Epoch,
 };
 
-/// What happens next in a life.
+/// The next act in a life.
 #[derive(Clone, Debug)]
 enum Act {
-    /// One event after another, so many milliseconds apart.
+    /// Events in a row, so many milliseconds apart.
     Story(Vec<(u64, What)>),
     /// Time passes up to the next deadline, and so many microseconds more or less.
     ToWake(i64),
@@ -198,7 +198,7 @@ fn stored() -> impl Strategy<Value = Option<Stored>> {
     ))
 }
 
-/// One host's life; the first broken invariant ends it.
+/// Plays the life of one host; the first broken invariant ends it.
 fn live(settings: config::Host, stored: Option<Stored>, acts: &[Act]) -> Result<(), Broken> {
     let mut machine = Machine::new(Time::ZERO, settings, stored);
     let mut watcher = Watcher::new(&machine, stored);

@@ -4,8 +4,8 @@
 //! An abstract state is every field of the machine without its time stamps: a deadline is not running, running
 //! or due, as the rule sees it that uses it. Left out is what no rule reads (`previous`, the history's entries, the
 //! epoch's number, the count of resets, causes that no rule tells apart, the device's value but for whether it is published), and OS
-//! status where it is not trusted. Of a drain are kept none, one or more answers. One concrete machine stands
-//! for each abstract state; `properties.rs` tries other times and longer ways, and the events that no search has:
+//! status where it is not trusted. Of a drain are kept none, one or more answers. A single concrete machine
+//! stands for each abstract state; `properties.rs` tries other times and longer ways, and the events that no search has:
 //! [`Event::Found`], [`Event::UnguardedBus`], [`Event::FailsafeConfig`] and [`Event::BusSilent`].
 //!
 //! Four depths: [`Depth::Everything`] for two sets of options without trusted POST status; for all 16 sets
@@ -46,7 +46,7 @@ enum Depth {
     Everything,
 }
 
-/// One abstract state, in 64 bits: two of a million meet by chance about once in 30 million runs.
+/// Returns an abstract state in 64 bits: two of a million meet by chance about once in 30 million runs.
 fn key(machine: &Machine, watcher: &Watcher, depth: Depth) -> u64 {
     let mut hasher = DefaultHasher::new();
     machine.rules_key(&mut hasher);
@@ -80,7 +80,7 @@ impl Machine {
     fn rules_key(&self, hasher: &mut impl Hasher) {
         let (state, power) = (self.current.state(), &self.power);
         let start = match self.start {
-            // What was stored matters to rule 6 only where nothing has overtaken it.
+            // The stored record matters to rule 6 only where nothing has overtaken it.
             Start::Undecided { stored, .. } => Some(stored.filter(|_| !self.current.stands())),
             Start::Decided => None,
         };
@@ -273,7 +273,7 @@ fn explore(evidence: config::Evidence, depth: Depth) -> Counts {
         }
         let wake = node.machine.wake_at();
         let early = wake.map_or(now + Duration::from_secs(3600), |at| at - Duration::from_micros(1));
-        // What happens at `wake_at` itself is what happens to the state that a tick then leads to.
+        // An event at `wake_at` itself has the effect that it has on the state that a tick then leads to.
         let mut steps = vec![(early, Event::Tick)];
         steps.extend(wake.map(|at| (at, Event::Tick)));
         for (turn, event) in events(&node.machine, node.watcher.next_id(), depth).into_iter().enumerate() {
