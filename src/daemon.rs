@@ -6,7 +6,7 @@
 //! transfers of its sensors, starts systemd's targets, holds the DIMMs' fans, and says what is wrong.
 //!
 //! "Rules 3.2" in comments is section 3.2 of `docs/rules.md`, a note is a row there; "openbmc 3.4" is a section of
-//! `docs/openbmc.md`. The D-Bus services that the daemon talks with are the fields of [`Peers`].
+//! `docs/openbmc.md`. The D-Bus services that the daemon talks with are the fields of `Peers` (`adapters/peers.rs`).
 //!
 //! ```text
 //!  Poller: a thread for each I2C bus          ┌── objects (what a Get returns)

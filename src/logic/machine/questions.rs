@@ -56,19 +56,19 @@ impl Machine {
         self.has_bus() || (self.is_off() && !self.power.is_missing())
     }
 
-    /// Sets wait for the drain: [`Event::Drained`] is wanted.
+    /// Sets wait for the drain: [`Event::Drained`](crate::logic::event::Event::Drained) is wanted.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.barrier.holds()
     }
 
-    /// [`Event::Drained`] is wanted: for a Set, or for the mux.
+    /// [`Event::Drained`](crate::logic::event::Event::Drained) is wanted: for a Set, or for the mux.
     #[must_use]
     pub fn wants_drained(&self) -> bool {
         self.is_draining() || self.handover.is_draining()
     }
 
-    /// How often the gate was closed: what [`Event::Drained`] and [`Event::DimmsKnown`] must carry.
+    /// How often the gate was closed: what [`Event::Drained`](crate::logic::event::Event::Drained) and `Event::DimmsKnown` must carry.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.gate.epoch()
