@@ -5,6 +5,16 @@
 //! the mux back, read, start the units. An order that is done comes back as an event of the closing it belongs to; one
 //! of an older closing is dropped. `ack_cap` bounds the whole way to the host: what has not been ordered by then
 //! is ordered then, and not waited for. On the way back nothing is bounded: without the mux there is nothing to read.
+//!
+//! ```text
+//!   gate closes                 drained            units quiet           mux at host
+//!  Ours ────────▶ Draining ───────────▶ Stopping ────────────▶ Switching ───────────▶ Theirs
+//!   ▲                └──────────────────────┴── ack_cap ────────────┴─────────────────▶ │
+//!   │                                                                                   │ gate opens
+//!   └─────────────────────────── mux at BMC ────────────────────── Returning ◀──────────┘
+//! ```
+//!
+//! A step without a mux, or without units, is left out.
 
 use core::time::Duration;
 
@@ -40,7 +50,7 @@ pub(super) struct Handover {
     has_mux: bool,
     has_units: bool,
     ack_cap: Duration,
-    way: Step,
+    step: Step,
     /// Orders of the present step: they wait for no answer.
     orders: Vec<Effect>,
 }
@@ -51,24 +61,24 @@ impl Handover {
             has_mux: host.spd_mux.is_some(),
             has_units: !host.quiesce.is_empty(),
             ack_cap: host.timing.ack_cap,
-            way: Step::Ours,
+            step: Step::Ours,
             orders: Vec::new(),
         }
     }
 
     /// A transfer may begin, if the gate is open.
     pub(super) fn is_ours(&self) -> bool {
-        self.way == Step::Ours
+        self.step == Step::Ours
     }
 
     /// True if the handover waits for the transfers that are under way.
     pub(super) fn is_draining(&self) -> bool {
-        matches!(self.way, Step::Draining(_))
+        matches!(self.step, Step::Draining(_))
     }
 
     /// When what is left is done without waiting.
     pub(super) fn late_at(&self) -> Option<Time> {
-        match self.way {
+        match self.step {
             Step::Draining(at) | Step::Stopping(at) | Step::Switching(at) => Some(at),
             Step::Ours | Step::Theirs | Step::Returning => None,
         }
@@ -85,10 +95,10 @@ impl Handover {
         if !self.has_mux && !self.has_units {
             return;
         }
-        match (open, self.way) {
+        match (open, self.step) {
             (false, Step::Ours | Step::Returning) => {
                 let own = now + self.ack_cap;
-                self.way = Step::Draining(cap.map_or(own, |cap| cap.min(own)));
+                self.step = Step::Draining(cap.map_or(own, |cap| cap.min(own)));
             }
             (true, Step::Draining(_) | Step::Stopping(_) | Step::Switching(_) | Step::Theirs) => {
                 self.take_back(epoch);
@@ -102,10 +112,10 @@ impl Handover {
     /// host's is answered now.
     #[must_use]
     pub(super) fn drained(&mut self, epoch: Epoch) -> bool {
-        if let Step::Draining(at) = self.way {
+        if let Step::Draining(at) = self.step {
             self.stop_units(at, epoch);
         }
-        match self.way {
+        match self.step {
             Step::Ours | Step::Theirs | Step::Returning => true,
             Step::Draining(_) | Step::Stopping(_) | Step::Switching(_) => false,
         }
@@ -114,17 +124,17 @@ impl Handover {
     /// The units have stopped, or never will.
     #[must_use]
     pub(super) fn quiesced(&mut self, epoch: Epoch) -> bool {
-        let Step::Stopping(at) = self.way else { return false };
+        let Step::Stopping(at) = self.step else { return false };
         self.give_mux(at, epoch);
-        self.way == Step::Theirs
+        self.step == Step::Theirs
     }
 
     /// The mux is at the host.
     #[must_use]
     pub(super) fn mux_given(&mut self) -> bool {
-        let given = matches!(self.way, Step::Switching(_));
+        let given = matches!(self.step, Step::Switching(_));
         if given {
-            self.way = Step::Theirs;
+            self.step = Step::Theirs;
         }
         given
     }
@@ -132,7 +142,7 @@ impl Handover {
     fn stop_units(&mut self, at: Time, epoch: Epoch) {
         if self.has_units {
             self.orders.push(Effect::Quiesce(epoch));
-            self.way = Step::Stopping(at);
+            self.step = Step::Stopping(at);
         } else {
             self.give_mux(at, epoch);
         }
@@ -141,9 +151,9 @@ impl Handover {
     fn give_mux(&mut self, at: Time, epoch: Epoch) {
         if self.has_mux {
             self.orders.push(Effect::MuxToHost(epoch));
-            self.way = Step::Switching(at);
+            self.step = Step::Switching(at);
         } else {
-            self.way = Step::Theirs;
+            self.step = Step::Theirs;
         }
     }
 
@@ -153,16 +163,16 @@ impl Handover {
         if self.has_units && self.is_draining() {
             self.orders.push(Effect::Quiesce(epoch));
         }
-        if self.has_mux && !matches!(self.way, Step::Switching(_)) {
+        if self.has_mux && !matches!(self.step, Step::Switching(_)) {
             self.orders.push(Effect::MuxToHost(epoch));
         }
-        self.way = Step::Theirs;
+        self.step = Step::Theirs;
     }
 
     fn take_back(&mut self, epoch: Epoch) {
         if self.has_mux {
             self.orders.push(Effect::MuxToBmc(epoch));
-            self.way = Step::Returning;
+            self.step = Step::Returning;
         } else {
             self.taken_back();
         }
@@ -170,13 +180,13 @@ impl Handover {
 
     /// The mux is at the BMC.
     pub(super) fn mux_taken(&mut self) {
-        if self.way == Step::Returning {
+        if self.step == Step::Returning {
             self.taken_back();
         }
     }
 
     fn taken_back(&mut self) {
-        self.way = Step::Ours;
+        self.step = Step::Ours;
         if self.has_units {
             // In one order with what stops them, also while a Set waits.
             self.orders.push(Effect::Unquiesce);
@@ -186,6 +196,6 @@ impl Handover {
     /// Where the way has got, for the search through all reachable states.
     #[cfg(test)]
     pub(super) fn key(&self) -> impl core::hash::Hash + use<> {
-        core::mem::discriminant(&self.way)
+        core::mem::discriminant(&self.step)
     }
 }
