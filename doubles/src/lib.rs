@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Doubles of OpenBMC's services on a D-Bus: for the daemon's tests, and for the simulated board.
+//!
+//! They follow OpenBMC's behaviour and know nothing of the daemon, which is not even a dependency: what is changed there, as by
+//! a mutant, builds nothing here anew.
+//!
+//! - [`objects`]: objects with properties, as sdbusplus shows them. All that is served here and on the simulated board is served
+//!   by it.
+//! - [`mapper`]: phosphor-objmgr's mapper.
+
+pub mod mapper;
+pub mod objects;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What goes wrong with a double is told to the developer and ends the run.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+/// A result of a double.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Nobody here leaves data half written under a lock, so a poisoned one is as good as another.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
