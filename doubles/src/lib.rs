@@ -7,9 +7,13 @@
 //! - [`objects`]: objects with properties, as sdbusplus shows them. All that is served here and on the simulated board is served
 //!   by it.
 //! - [`mapper`]: phosphor-objmgr's mapper.
+//! - [`systemd`]: systemd's jobs.
+//! - [`peer`]: a service that is what a test tells it to be, and may misbehave.
 
 pub mod mapper;
 pub mod objects;
+pub mod peer;
+pub mod systemd;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
