@@ -7,20 +7,17 @@
 //! - [`objects`]: objects with properties, as sdbusplus shows them. All that is served here and on the simulated board is served
 //!   by it.
 //! - [`mapper`]: phosphor-objmgr's mapper.
+//! - [`power`]: power control, what it is called and what it shows.
 //! - [`systemd`]: systemd's jobs.
 //! - [`peer`]: a service that is what a test tells it to be, and may misbehave.
 
 pub mod mapper;
 pub mod objects;
 pub mod peer;
+pub mod power;
 pub mod systemd;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-
-/// What goes wrong with a double is told to the developer and ends the run.
-pub type Error = Box<dyn std::error::Error + Send + Sync>;
-/// A result of a double.
-pub type Result<T> = std::result::Result<T, Error>;
 
 /// Nobody here leaves data half written under a lock, so a poisoned one is as good as another.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -17,7 +17,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use zbus::{Connection, Message, MessageStream, ObjectPath, Variant, message::Type, names::MemberName};
 
 use crate::{
-    Result, lock,
+    lock,
     objects::{INVALID_ARGS, Methods, NOT_FOUND, OBJECT_MANAGER, Objects, connect, next},
 };
 
@@ -42,7 +42,7 @@ struct Mapper {
 }
 
 /// Starts the mapper on the bus at `address`.
-pub async fn start(address: &str, tasks: &mut JoinSet<()>) -> Result<()> {
+pub async fn start(address: &str, tasks: &mut JoinSet<()>) -> zbus::Result<()> {
     let connection = connect(address).await?;
     // One stream for all, so that nothing overtakes anything.
     let mut messages = MessageStream::from(&connection);

@@ -14,7 +14,10 @@ use std::{
 };
 
 use futures_core::Stream;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+};
 use zbus::{
     Connection, Message, MessageStream, ObjectPath, OwnedVariant, Variant,
     connection::Builder,
@@ -23,7 +26,7 @@ use zbus::{
     names::InterfaceName,
 };
 
-use crate::{Result, lock};
+use crate::lock;
 
 const PEER: &str = "org.freedesktop.DBus.Peer";
 const INTROSPECTABLE: &str = "org.freedesktop.DBus.Introspectable";
@@ -41,8 +44,8 @@ const UNKNOWN_INTERFACE: &str = "org.freedesktop.DBus.Error.UnknownInterface";
 const UNKNOWN_PROPERTY: &str = "org.freedesktop.DBus.Error.UnknownProperty";
 
 /// A connection of its own to the bus at `address`.
-pub async fn connect(address: &str) -> Result<Connection> {
-    Ok(Builder::address(address).build().await?)
+pub async fn connect(address: &str) -> zbus::Result<Connection> {
+    Builder::address(address).build().await
 }
 
 /// The next message, or `None` when the connection has ended.
@@ -149,7 +152,7 @@ impl Objects {
         name: &str,
         value: impl Into<Variant<'static>>,
         writable: bool,
-    ) -> Result<()> {
+    ) -> zbus::Result<()> {
         let property = Property { value: value.into().try_into_owned()?, writable, stamp: None };
         let mut tree = lock(&self.tree);
         tree.entry(path.into())
@@ -178,10 +181,10 @@ impl Objects {
         name: &str,
         value: impl Into<Variant<'static>>,
         writable: bool,
-    ) -> Result<()> {
+    ) -> zbus::Result<()> {
         let value = value.into().try_into_owned()?;
         self.add(path, interface, name, value.clone(), writable)?;
-        Ok(self.changed(path, interface, name, &value).await?)
+        self.changed(path, interface, name, &value).await
     }
 
     /// Removes a property, and its interface and object if they have no other, and says that it has no value any more.
@@ -242,7 +245,7 @@ impl Objects {
         interface: &str,
         name: &str,
         value: impl Into<Variant<'static>>,
-    ) -> Result<()> {
+    ) -> zbus::Result<()> {
         self.store(path, interface, name, &value.into().try_into_owned()?);
         Ok(())
     }
@@ -276,7 +279,7 @@ impl Objects {
     }
 
     /// Answers calls until the task is aborted.
-    pub fn serve(&self, methods: impl Methods, tasks: &mut JoinSet<()>) {
+    pub fn serve(&self, methods: impl Methods, tasks: &mut JoinSet<()>) -> AbortHandle {
         let objects = self.clone();
         // Before anybody can call.
         let mut stream = MessageStream::from(&self.connection);
@@ -289,7 +292,7 @@ impl Objects {
                     return;
                 }
             }
-        });
+        })
     }
 
     /// True if the property exists and had another value.
@@ -367,11 +370,7 @@ impl Objects {
     }
 
     /// sd-bus: the properties of all interfaces for an empty name.
-    fn all(
-        &self,
-        path: &str,
-        interface: &str,
-    ) -> std::result::Result<HashMap<String, OwnedVariant>, &'static str> {
+    fn all(&self, path: &str, interface: &str) -> Result<HashMap<String, OwnedVariant>, &'static str> {
         let tree = lock(&self.tree);
         let object = tree.get(path).ok_or(UNKNOWN_OBJECT)?;
         if !interface.is_empty() && !object.contains_key(interface) {
@@ -427,7 +426,7 @@ impl Objects {
         interface: &str,
         name: &str,
         value: &OwnedVariant,
-    ) -> std::result::Result<Option<String>, &'static str> {
+    ) -> Result<Option<String>, &'static str> {
         let tree = lock(&self.tree);
         let object = tree.get(path).ok_or(UNKNOWN_OBJECT)?;
         match object.get(interface).and_then(|properties| properties.get(name)) {

@@ -48,6 +48,10 @@ pub mod timeline;
 pub mod transfer;
 pub mod truth;
 
-// What goes wrong on the board ends the run, as with a double.
 pub(crate) use acpi_doubles::lock;
-pub use acpi_doubles::{Error, Result, mapper, objects};
+pub use acpi_doubles::{mapper, objects};
+
+/// What goes wrong on the board is told to the developer and ends the run.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+/// A result of the board.
+pub type Result<T> = std::result::Result<T, Error>;
