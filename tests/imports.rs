@@ -193,6 +193,9 @@ fn what_is_inside_knows_nothing_of_what_is_around_it() {
             }
         }
     }
+    // What the tests and the board share is not of the daemon's making, and not built again with it.
+    let doubles = concat!(env!("CARGO_MANIFEST_DIR"), "/doubles/Cargo.toml");
+    assert!(!fs::read_to_string(doubles).expect("a manifest").contains("acpi-stated"), "{doubles}");
 }
 
 /// No clock, no I/O, no async, no log: clippy.toml refuses some of it by name, this whatever is not known to be pure.
