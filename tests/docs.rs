@@ -67,7 +67,7 @@ fn what_is_cited_is_there() {
     let note = regex(r"\bnote ([A-Z]?[0-9]+)\b");
     let elsewhere = regex(r"\b(design|contract) [0-9]|\b(design|style|stack|evidence|test-bench)\.md");
     let (mut cited, mut wrong) = (0, Vec::new());
-    let all = ["src", "tests", "sim", "model", "bench", "tools", "qemu", "docs"];
+    let all = ["src", "tests", "sim", "doubles", "model", "bench", "tools", "qemu", "docs"];
     for file in all.iter().flat_map(|directory| files(directory, &[".rs", ".md", ".sh", ".patch", ".py"])) {
         if file.ends_with("tests/docs.rs") || file.ends_with("docs/rules.md") {
             continue;

@@ -196,7 +196,7 @@ async fn fan_control_that_misbehaves_holds_up_no_host() {
 async fn a_zone_that_does_not_keep_manual_is_not_driven() {
     let world = World::start(true).await;
     // Before anything else: on a slow machine the zone is held while the gate is still to open.
-    world.control().be_stubborn();
+    world.control().mind(Manners::Stubborn);
     world.rig.open().await;
     world.control().take_sets();
     world.rig.set("S2_D2").await;

@@ -113,7 +113,7 @@ async fn a_configuration_that_appears_is_found_and_its_repair_too() {
     world.rig.diagnosed("FailsafeConfig", true).await;
 
     world.mapper.lists([]);
-    manager.remove(&path, PID).await;
+    manager.remove(&path).await;
     world.rig.diagnosed("FailsafeConfig", false).await;
 }
 

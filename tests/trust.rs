@@ -243,7 +243,7 @@ async fn what_power_control_does_not_signal_is_found() {
     let rig = rig(Arc::new(bus()), 10, |_| {}).await;
     let power = PowerDouble::start(rig.bus.address(), "On", "Running", "").await.unwrap();
     rig.open().await;
-    power.host_in_silence("Off");
+    power.host_in_silence("Off").unwrap();
     rig.until("the gate is closed", async || rig.reasons().await == ["ResetSuspected"]).await;
     rig.diagnosed("EvidenceMute", true).await;
     power.host("Running").await.unwrap();

@@ -11,8 +11,6 @@
 //!
 //! Start it on the first processor (`./dev bench` does). Exit 1 if a figure is over its limit (docs/performance.md).
 
-#[path = "../../tests/support/power_double.rs"]
-mod power_double;
 #[path = "../../tests/support/private_bus.rs"]
 mod private_bus;
 mod sensors;
@@ -23,6 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use acpi_doubles::power::PowerDouble;
 use acpi_stated::{
     adapters::{
         acpi_object::{BUS_NAME, INTERFACE, TRACKER},
@@ -34,7 +33,6 @@ use acpi_stated::{
     shell::{clock::Clock, supervisor::Supervisor},
 };
 use anyhow::{Context, Result, bail, ensure};
-use power_double::PowerDouble;
 use private_bus::PrivateBus;
 use tokio::{runtime, time::sleep};
 use zbus::{Connection, Variant};

@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use acpi_doubles::power::PowerDouble;
 use acpi_stated::{
     adapters::dbus::socket,
     config::{Bus, Device, Group, Host, Sensor, Settings, Source},
@@ -28,7 +29,7 @@ use acpi_stated::{
 use anyhow::{Context, Result, ensure};
 use tokio::time::sleep;
 
-use crate::{Caller, Served, power_double::PowerDouble, private_bus::PrivateBus};
+use crate::{Caller, Served, private_bus::PrivateBus};
 
 const BUSES: u32 = 4;
 const ON_EACH: u8 = 8;

@@ -112,7 +112,7 @@ impl BmcSensors {
     }
 }
 
-fn sensor(objects: &Objects, path: &str, unit: &str, value: f64, (min, max): (f64, f64)) -> Result<()> {
+fn sensor(objects: &Objects, path: &str, unit: &str, value: f64, (min, max): (f64, f64)) -> zbus::Result<()> {
     let unit = format!("xyz.openbmc_project.Sensor.Value.Unit.{unit}");
     objects.add(path, VALUE, "Value", value, false)?;
     objects.add(path, VALUE, "MinValue", min, false)?;

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use acpi_doubles::power::HOST_PATH;
 use acpi_stated::{
     config::{Sensor, Source},
     logic::chip::{Chip, Progress},
@@ -30,7 +31,6 @@ use crate::{
     clock::{secs, sleep},
     objects::{NoMethods, Objects, connect, next},
     pid_inputs::SENSORS,
-    power_control::HOST_PATH,
 };
 
 const NAME: &str = "xyz.openbmc_project.HwmonTempSensor";

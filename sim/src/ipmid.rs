@@ -4,13 +4,13 @@
 //! It makes exactly the D-Bus calls of the real one (openbmc 1.1), and has its own table of the
 //! states, so that the daemon's is tested against it.
 
+use acpi_doubles::power::{PROGRESS, STAMP};
 use zbus::{Connection, OwnedVariant, Variant};
 
 use crate::{
     Result,
     mapper::{self, SubTree},
     objects::{PROPERTIES, connect, now_us},
-    power_control::{PROGRESS, STAGE, STAGES, STAMP},
     progress::RAW,
 };
 
@@ -85,8 +85,8 @@ impl Ipmid {
         let code = Variant::from(vec![0x01_u8, 0x00, 0x00, 0x00, 0x00, 0x10, 0x02, 0x03]);
         for (interface, property, value) in [
             (RAW, "Value", code),
-            (PROGRESS, STAMP, Variant::from(now_us())),
-            (PROGRESS, STAGE, Variant::from(format!("{STAGES}{stage}"))),
+            (PROGRESS.interface, STAMP, Variant::from(now_us())),
+            (PROGRESS.interface, PROGRESS.property, Variant::from(PROGRESS.value(stage))),
         ] {
             let Some((path, service)) = self.find(interface).await else { return cc::UNSPECIFIED };
             let body = (interface, property, value);

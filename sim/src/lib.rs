@@ -11,7 +11,7 @@
 //! - [`fan_control`], [`pid_inputs`]: phosphor-pid-control, and what it concludes of the sensors.
 //! - [`bmc_sensors`], [`hwmon_temp`]: dbus-sensors: what a board has of it anyway, and what it does in the daemon's place.
 //! - [`simbus`], [`transfer`], [`spd_mux`], [`poller`]: DIMM buses with contention or a mux; the BMC's polling with real permits.
-//! - [`power_control`], [`progress`], [`ipmid`], [`mapper`], [`systemd`]: doubles of what is on a BMC's D-Bus.
+//! - [`power_control`], [`progress`], [`ipmid`], [`systemd`]: doubles of what is on a BMC's D-Bus, beside those of [`acpi_doubles`].
 //! - [`observer`]: what the daemon shows on D-Bus, as anybody else on the bus sees it.
 //! - [`truth`], [`tally`]: what the board did and what happened on its buses; the counts from it.
 //! - [`plan`], [`temperatures`], [`fan_show`], [`timeline`]: which boots the demo performs, and how it tells of them.
@@ -29,8 +29,6 @@ pub mod fan_show;
 pub mod host;
 pub mod hwmon_temp;
 pub mod ipmid;
-pub mod mapper;
-pub mod objects;
 pub mod observer;
 pub mod pid_inputs;
 pub mod plan;
@@ -50,14 +48,10 @@ pub mod timeline;
 pub mod transfer;
 pub mod truth;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+pub(crate) use acpi_doubles::lock;
+pub use acpi_doubles::{mapper, objects};
 
 /// What goes wrong on the board is told to the developer and ends the run.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 /// A result of the board.
 pub type Result<T> = std::result::Result<T, Error>;
-
-/// Nobody here leaves data half written under a lock, so a poisoned one is as good as another.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}

@@ -4,6 +4,9 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use acpi_doubles::power::{
+    CHASSIS, CHASSIS_NAMES, CHASSIS_PATH, HOST, HOST_NAMES, HOST_PATH, OS, OS_NAMES, PROGRESS, STAMP,
+};
 use acpi_stated::shell::clock::Clock;
 use tokio::{sync::mpsc, task::JoinSet};
 
@@ -28,29 +31,6 @@ pub enum Flavour {
     /// phosphor-state-manager, built with warm reboot.
     Psm,
 }
-
-/// The host's object.
-pub const HOST_PATH: &str = "/xyz/openbmc_project/state/host0";
-const HOST: &str = "xyz.openbmc_project.State.Host";
-const CHASSIS_PATH: &str = "/xyz/openbmc_project/state/chassis0";
-const CHASSIS: &str = "xyz.openbmc_project.State.Chassis";
-const OS: &str = "xyz.openbmc_project.State.OperatingSystem.Status";
-/// The interface of boot progress.
-pub const PROGRESS: &str = "xyz.openbmc_project.State.Boot.Progress";
-/// What every stage begins with.
-pub const STAGES: &str = "xyz.openbmc_project.State.Boot.Progress.ProgressStages.";
-/// The stage.
-pub const STAGE: &str = "BootProgress";
-/// When it was set, in microseconds since 1970.
-pub const STAMP: &str = "BootProgressLastUpdate";
-
-const RUNNING: &str = "xyz.openbmc_project.State.Host.HostState.Running";
-const HOST_OFF: &str = "xyz.openbmc_project.State.Host.HostState.Off";
-const ON: &str = "xyz.openbmc_project.State.Chassis.PowerState.On";
-const OFF: &str = "xyz.openbmc_project.State.Chassis.PowerState.Off";
-const STANDBY: &str = "xyz.openbmc_project.State.OperatingSystem.Status.OSStatus.Standby";
-const INACTIVE: &str = "xyz.openbmc_project.State.OperatingSystem.Status.OSStatus.Inactive";
-const UNSPECIFIED: &str = "xyz.openbmc_project.State.Boot.Progress.ProgressStages.Unspecified";
 
 /// `WarmResetCheckMs`: how long a fall of POST complete may still be a warm reset.
 const WARM_RESET_CHECK: Duration = millis(500);
@@ -106,19 +86,17 @@ impl PowerControl {
         power.add_objects()?;
         power.host.serve(NoMethods, tasks);
         let (host, chassis) = (power.host.connection(), power.chassis.connection());
-        for name in ["xyz.openbmc_project.State.Host0", HOST] {
+        for name in HOST_NAMES {
             host.request_name(name).await?;
         }
         if flavour == Flavour::Psm {
             power.chassis.serve(NoMethods, tasks);
         } else {
-            for name in
-                ["xyz.openbmc_project.State.OperatingSystem0", "xyz.openbmc_project.State.OperatingSystem"]
-            {
+            for name in OS_NAMES {
                 host.request_name(name).await?;
             }
         }
-        for name in ["xyz.openbmc_project.State.Chassis0", CHASSIS] {
+        for name in CHASSIS_NAMES {
             chassis.request_name(name).await?;
         }
         Ok(power)
@@ -127,26 +105,27 @@ impl PowerControl {
     fn add_objects(&self) -> Result<()> {
         // PSM's properties carry no readonly flag (openbmc 2.1).
         let psm = self.flavour == Flavour::Psm;
+        let (host, chassis) = (&self.host, &self.chassis);
         let no_transition = "xyz.openbmc_project.State.Host.Transition.Off";
-        self.host.add(HOST_PATH, HOST, "CurrentHostState", HOST_OFF, psm)?;
-        self.host.add(HOST_PATH, HOST, "RequestedHostTransition", no_transition, true)?;
+        HOST.add(host, "Off", psm)?;
+        host.add(HOST_PATH, HOST.interface, "RequestedHostTransition", no_transition, true)?;
         let no_transition = "xyz.openbmc_project.State.Chassis.Transition.Off";
-        self.chassis.add(CHASSIS_PATH, CHASSIS, "CurrentPowerState", OFF, psm)?;
-        self.chassis.add(CHASSIS_PATH, CHASSIS, "RequestedPowerTransition", no_transition, true)?;
-        self.chassis.add(CHASSIS_PATH, CHASSIS, "LastStateChangeTime", 0_u64, psm)?;
+        CHASSIS.add(chassis, "Off", psm)?;
+        chassis.add(CHASSIS_PATH, CHASSIS.interface, "RequestedPowerTransition", no_transition, true)?;
+        chassis.add(CHASSIS_PATH, CHASSIS.interface, "LastStateChangeTime", 0_u64, psm)?;
         if self.flavour.has_progress() {
-            self.host.add(HOST_PATH, PROGRESS, STAGE, UNSPECIFIED, true)?;
-            self.host.add(HOST_PATH, PROGRESS, STAMP, 0_u64, true)?;
+            PROGRESS.add(host, "Unspecified", true)?;
+            host.add(HOST_PATH, PROGRESS.interface, STAMP, 0_u64, true)?;
         }
         if psm {
-            self.host.stamps(HOST_PATH, PROGRESS, STAGE, STAMP);
-            self.host.add(HOST_PATH, OS, "OperatingSystemState", INACTIVE, true)?;
+            host.stamps(HOST_PATH, PROGRESS.interface, PROGRESS.property, STAMP);
+            OS.add(host, "Inactive", true)?;
             let attempts = "xyz.openbmc_project.Control.Boot.RebootAttempts";
-            self.host.add(HOST_PATH, attempts, "AttemptsLeft", 3_u32, true)?;
+            host.add(HOST_PATH, attempts, "AttemptsLeft", 3_u32, true)?;
         } else if self.flavour.wires_post_complete() {
-            self.host.add(HOST_PATH, OS, "OperatingSystemState", INACTIVE, false)?;
+            OS.add(host, "Inactive", false)?;
             let cause = "xyz.openbmc_project.State.Host.RestartCause.Unknown";
-            self.host.add(
+            host.add(
                 "/xyz/openbmc_project/control/host0/restart_cause",
                 "xyz.openbmc_project.Control.Host.RestartCause",
                 "RestartCause",
@@ -160,9 +139,9 @@ impl PowerControl {
     /// The boot progress and its time stamp, in microseconds since 1970; `None` where nobody has it.
     #[must_use]
     pub fn progress(&self) -> Option<(String, u64)> {
-        let stage = self.host.string(HOST_PATH, PROGRESS, STAGE)?;
-        let stamp = self.host.value(HOST_PATH, PROGRESS, STAMP)?.downcast_ref().ok()?;
-        Some((stage.strip_prefix(STAGES)?.to_owned(), stamp))
+        let stage = self.host.string(HOST_PATH, PROGRESS.interface, PROGRESS.property)?;
+        let stamp = self.host.value(HOST_PATH, PROGRESS.interface, STAMP)?.downcast_ref().ok()?;
+        Some((stage.strip_prefix(PROGRESS.prefix)?.to_owned(), stamp))
     }
 
     /// Whether a warm reset after POST changes anything on D-Bus.
@@ -182,7 +161,7 @@ impl PowerControl {
     /// UEFI hands over to the operating system, and asserts POST complete.
     pub async fn post_complete(&self) -> Result<()> {
         if self.flavour.wires_post_complete() {
-            self.os(STANDBY).await?;
+            self.os("Standby").await?;
         }
         Ok(())
     }
@@ -194,13 +173,13 @@ impl PowerControl {
             return self.rails_fall().await;
         }
         // POST complete falls: checkForWarmReset.
-        self.host_state(HOST_OFF).await?;
+        self.host_state("Off").await?;
         let shown = Instant::now();
-        self.os(INACTIVE).await?;
+        self.os("Inactive").await?;
         sleep(self.clock, rails.min(WARM_RESET_CHECK)).await;
         if rails > WARM_RESET_CHECK {
             // It looks like a warm reset until the power really goes.
-            self.host_state(RUNNING).await?;
+            self.host_state("Running").await?;
             sleep(self.clock, rails.saturating_sub(WARM_RESET_CHECK)).await;
         }
         self.rails_fall().await?;
@@ -212,7 +191,7 @@ impl PowerControl {
         if self.flavour == Flavour::Psm {
             return self.rails_fall().await;
         }
-        self.host_state(HOST_OFF).await?;
+        self.host_state("Off").await?;
         let shown = Instant::now();
         sleep(self.clock, FORCE_OFF).await;
         self.rails_fall().await?;
@@ -223,7 +202,7 @@ impl PowerControl {
     pub async fn power_cycle(&self) -> Result<Instant> {
         let mut shown = None;
         if self.flavour != Flavour::Psm {
-            self.host_state(HOST_OFF).await?;
+            self.host_state("Off").await?;
             shown = Some(Instant::now());
             sleep(self.clock, RAILS_FALL).await;
         }
@@ -252,24 +231,24 @@ impl PowerControl {
         if !self.shows_warm_reset() {
             return Ok(None);
         }
-        self.host_state(HOST_OFF).await?;
+        self.host_state("Off").await?;
         let shown = Instant::now();
         self.host_is_off().await?;
         let off = if self.flavour == Flavour::Psm { HOST_RESTART } else { WARM_RESET_CHECK };
         sleep(self.clock, off).await;
-        self.host_state(RUNNING).await?;
+        self.host_state("Running").await?;
         Ok(Some(shown))
     }
 
     async fn rails_rise(&self) -> Result<()> {
         self.platform.rise();
         if self.flavour == Flavour::Psm {
-            self.chassis_state(ON).await?;
+            self.chassis_state("On").await?;
             self.state_changed().await?;
-            return self.host_state(RUNNING).await;
+            return self.host_state("Running").await;
         }
-        self.host_state(RUNNING).await?;
-        self.chassis_state(ON).await?;
+        self.host_state("Running").await?;
+        self.chassis_state("On").await?;
         self.state_changed().await
     }
 
@@ -278,13 +257,13 @@ impl PowerControl {
         let shown;
         if self.flavour == Flavour::Psm {
             // obmc-host-stop@ comes after obmc-chassis-poweroff@.
-            self.chassis_state(OFF).await?;
+            self.chassis_state("Off").await?;
             shown = Instant::now();
             self.state_changed().await?;
-            self.host_state(HOST_OFF).await?;
+            self.host_state("Off").await?;
         } else {
-            self.host_state(HOST_OFF).await?;
-            self.chassis_state(OFF).await?;
+            self.host_state("Off").await?;
+            self.chassis_state("Off").await?;
             shown = Instant::now();
             self.state_changed().await?;
         }
@@ -296,28 +275,28 @@ impl PowerControl {
     async fn host_is_off(&self) -> Result<()> {
         if self.flavour == Flavour::Psm {
             // By the same setter that others come through.
-            self.host.set(HOST_PATH, PROGRESS, STAMP, now_us()).await?;
-            self.host.set(HOST_PATH, PROGRESS, STAGE, UNSPECIFIED).await?;
+            self.host.set(HOST_PATH, PROGRESS.interface, STAMP, now_us()).await?;
+            PROGRESS.set(&self.host, "Unspecified").await?;
         }
-        self.os(INACTIVE).await
+        self.os("Inactive").await
     }
 
-    async fn host_state(&self, state: &'static str) -> Result<()> {
-        Ok(self.host.set(HOST_PATH, HOST, "CurrentHostState", state).await?)
+    async fn host_state(&self, word: &str) -> Result<()> {
+        Ok(HOST.set(&self.host, word).await?)
     }
 
-    async fn chassis_state(&self, state: &'static str) -> Result<()> {
-        Ok(self.chassis.set(CHASSIS_PATH, CHASSIS, "CurrentPowerState", state).await?)
+    async fn chassis_state(&self, word: &str) -> Result<()> {
+        Ok(CHASSIS.set(&self.chassis, word).await?)
     }
 
     /// Does nothing where the service shows no OS status.
-    async fn os(&self, state: &'static str) -> Result<()> {
-        Ok(self.host.set(HOST_PATH, OS, "OperatingSystemState", state).await?)
+    async fn os(&self, word: &str) -> Result<()> {
+        Ok(OS.set(&self.host, word).await?)
     }
 
     async fn state_changed(&self) -> Result<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        Ok(self.chassis.set(CHASSIS_PATH, CHASSIS, "LastStateChangeTime", ms).await?)
+        Ok(self.chassis.set(CHASSIS_PATH, CHASSIS.interface, "LastStateChangeTime", ms).await?)
     }
 }

@@ -4,13 +4,13 @@
 
 use std::collections::BTreeMap;
 
+use acpi_doubles::power::PROGRESS;
 use tokio::task::JoinSet;
 use zbus::{MatchRule, MessageStream, Variant, message::Type};
 
 use crate::{
     Result,
     objects::{NoMethods, Objects, connect, next},
-    power_control::{HOST_PATH, PROGRESS, STAGE, STAGES},
 };
 
 /// Its bus name and its interface.
@@ -24,15 +24,16 @@ pub async fn follow(
     tasks: &mut JoinSet<()>,
 ) -> Result<()> {
     let connection = connect(address).await?;
-    let rule = MatchRule::builder().msg_type(Type::Signal).path(HOST_PATH).build()?;
+    let rule = MatchRule::builder().msg_type(Type::Signal).path(PROGRESS.path).build()?;
     let mut signals = MessageStream::for_match_rule(rule, &connection, None).await?;
     tasks.spawn(async move {
         while let Some(signal) = next(&mut signals).await {
             let body = signal.body();
             let changed = body.deserialize::<(&str, BTreeMap<&str, Variant<'_>>, Vec<&str>)>();
-            if let Ok((PROGRESS, changed, _)) = changed
-                && let Some(Variant::Str(stage)) = changed.get(STAGE)
-                && let Some(stage) = stage.strip_prefix(STAGES)
+            if let Ok((interface, changed, _)) = changed
+                && interface == PROGRESS.interface
+                && let Some(Variant::Str(stage)) = changed.get(PROGRESS.property)
+                && let Some(stage) = stage.strip_prefix(PROGRESS.prefix)
             {
                 say(stage);
             }

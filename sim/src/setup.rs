@@ -13,12 +13,12 @@ use crate::{
     fan_control::{ZONES, pwms},
     host::Firmware,
     hwmon_temp::PowerState,
+    objects::Manners,
     platform::{CPU_ADDRESS, CPU_BUS},
     poller::Gate,
     power_control::Flavour,
     simbus::{DIMMS, SimBus},
     spd_mux::LINE,
-    systemd::Manners,
     timeline::Detail,
 };
 
@@ -104,7 +104,7 @@ impl Setup {
             timing: Timing::default(),
             bmc: Bmc::AcpiStated,
             gate: Gate::Heeded,
-            systemd: Manners::Prompt,
+            systemd: Manners::Good,
             speed,
             // A period of less than 30 ms of real time would measure this machine's scheduler.
             poll: Duration::from_secs(1).max(Duration::from_millis(30) * speed),

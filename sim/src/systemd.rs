@@ -7,18 +7,15 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use acpi_doubles::systemd::{MANAGER, NAME, PATH, job_path, job_removed};
 use tokio::task::JoinSet;
-use zbus::{Connection, Message, ObjectPath, message::Header, names::MemberName};
+use zbus::{Connection, Message, message::Header, names::MemberName};
 
 use crate::{
     Result, lock,
-    objects::{INVALID_ARGS, Methods, Objects, connect},
+    objects::{INVALID_ARGS, Manners, Methods, Objects, connect},
     timeline::{Timeline, Who},
 };
-
-const NAME: &str = "org.freedesktop.systemd1";
-const PATH: &str = "/org/freedesktop/systemd1";
-const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 
 /// The units that exist: the plain targets and host 0's instances of the templates (rules 3.6).
 /// Those in one row conflict with each other.
@@ -26,15 +23,6 @@ const UNITS: [[&str; 3]; 2] = [
     ["host-s0-state.target", "host-s2-state.target", "host-s5-state.target"],
     ["host-s0-state@0.target", "host-s2-state@0.target", "host-s5-state@0.target"],
 ];
-
-/// How it treats those who call it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Manners {
-    /// Answers at once, and every job is done at once.
-    Prompt,
-    /// Accepts calls and never answers one.
-    NeverAnswers,
-}
 
 /// What was asked of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -144,22 +132,18 @@ impl Systemd {
         let asked_for = jobs.last().map_or(0, |(job, _)| *job);
         connection.reply(call, &job_path(asked_for)?).await?;
         for (job, unit) in jobs {
-            let removed = (job, job_path(job)?, unit, "done");
-            connection.emit_signal(None::<&str>, PATH, MANAGER, "JobRemoved", &removed).await?;
+            job_removed(connection, job, unit).await?;
         }
         Ok(())
     }
 }
 
-fn job_path(job: u32) -> zbus::Result<ObjectPath<'static>> {
-    ObjectPath::try_from(format!("{PATH}/job/{job}"))
-}
-
 impl Methods for Systemd {
+    fn manners(&self, _: &Message) -> Manners {
+        self.shared.manners
+    }
+
     async fn call(&self, connection: &Connection, call: &Message) -> zbus::Result<bool> {
-        if self.shared.manners == Manners::NeverAnswers {
-            return Ok(true);
-        }
         let header = call.header();
         match header.member().map(MemberName::as_str) {
             // JobRemoved is broadcast whether or not anybody subscribed, which systemd does as well
@@ -179,8 +163,7 @@ mod tests {
     use super::*;
 
     fn systemd() -> Systemd {
-        let shared =
-            Shared { manners: Manners::Prompt, timeline: Timeline::silent(), state: Mutex::default() };
+        let shared = Shared { manners: Manners::Good, timeline: Timeline::silent(), state: Mutex::default() };
         Systemd { shared: Arc::new(shared) }
     }
 

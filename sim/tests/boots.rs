@@ -9,11 +9,11 @@ use std::time::Duration;
 use acpi_sim::{
     board::Board,
     host::Firmware,
+    objects::Manners,
     plan::{X86, X86_BARE},
     poller::Gate,
     power_control::Flavour,
     setup::{Setup, Way},
-    systemd::Manners,
     tally::Count,
 };
 use common::{boots, good, run, setup};
@@ -105,7 +105,7 @@ fn a_hang_in_post_is_diagnosed_and_the_next_boot_is_a_good_one() {
 
 #[test]
 fn a_systemd_that_never_answers_delays_no_host() {
-    let setup = Setup { systemd: Manners::NeverAnswers, ..setup(Firmware::F, X86) };
+    let setup = Setup { systemd: Manners::Silent, ..setup(Firmware::F, X86) };
     let tally = run(boots(setup, &[Way::PowerOn, Way::OsShutdown, Way::WarmReset]));
     good(&tally, 3);
     let (_, longest) = tally.ack_ms().expect("answers");

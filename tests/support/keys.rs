@@ -2,11 +2,12 @@
 //! Properties of other services that several tests have a [`Peer`](crate::peer::Peer) serve, at the paths of the contract.
 #![allow(unreachable_pub, dead_code, reason = "this file is included by several test programs")]
 
+use acpi_doubles::power::PROGRESS;
 use zbus::Variant;
 
 use crate::peer::{Key, key};
 
-pub const HOST: &str = "/xyz/openbmc_project/state/host0";
+pub const HOST: &str = PROGRESS.path;
 pub const RAW: &str = "/xyz/openbmc_project/state/boot/raw0";
 pub const CODES: &str = "xyz.openbmc_project.State.Boot.Raw";
 pub const ZONE: &str = "/xyz/openbmc_project/settings/fanctrl/zone0";
@@ -41,10 +42,10 @@ pub fn code() -> Key {
 
 /// How far the boot has come.
 pub fn progress() -> Key {
-    key(HOST, "xyz.openbmc_project.State.Boot.Progress", "BootProgress")
+    key(PROGRESS.path, PROGRESS.interface, PROGRESS.property)
 }
 
 /// A value of [`progress`].
 pub fn stage(name: &str) -> Variant<'static> {
-    Variant::from(format!("xyz.openbmc_project.State.Boot.Progress.ProgressStages.{name}"))
+    Variant::from(PROGRESS.value(name))
 }

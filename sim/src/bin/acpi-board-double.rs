@@ -2,6 +2,7 @@
 //! For a machine without a board: the mapper, a power service that says On and Running, and phosphor-pid-control's zone 0
 //! with two fans, on the bus of `DBUS_SYSTEM_BUS_ADDRESS` or the system's. Prints what is written to it, a line each.
 
+use acpi_doubles::power::{CHASSIS_NAMES, HOST_NAMES, PowerDouble};
 use acpi_sim::{
     Error, Result, mapper,
     objects::{NoMethods, Objects, connect},
@@ -24,18 +25,7 @@ async fn serve() -> Result<()> {
     mapper::start(&address, &mut tasks).await?;
     let (to_us, mut writes) = mpsc::unbounded_channel();
 
-    let power = Objects::new(connect(&address).await?, None);
-    let state =
-        |what: &str, kind: &str, value: &str| format!("xyz.openbmc_project.State.{what}.{kind}.{value}");
-    let property = |path: &str, what: &str, name: &str, value: String| {
-        power.add(path, &format!("xyz.openbmc_project.State.{what}"), name, value, false)
-    };
-    let on = state("Chassis", "PowerState", "On");
-    property("/xyz/openbmc_project/state/chassis0", "Chassis", "CurrentPowerState", on)?;
-    let running = state("Host", "HostState", "Running");
-    property("/xyz/openbmc_project/state/host0", "Host", "CurrentHostState", running)?;
-    power.serve(NoMethods, &mut tasks);
-
+    let power = PowerDouble::nameless(&address, "On", "Running", "").await?;
     let fans = Objects::new(connect(&address).await?, Some(to_us));
     fans.add(ZONE, "xyz.openbmc_project.Control.Mode", "Manual", false, true)?;
     fans.add(ZONE, "xyz.openbmc_project.Control.Mode", "FailSafe", false, false)?;
@@ -44,9 +34,8 @@ async fn serve() -> Result<()> {
     }
     fans.serve(NoMethods, &mut tasks);
 
-    for name in ["State.Chassis0", "State.Host0", "State.Chassis", "State.Host"] {
-        power.connection().request_name(format!("xyz.openbmc_project.{name}")).await?;
-    }
+    power.own(&CHASSIS_NAMES).await?;
+    power.own(&HOST_NAMES).await?;
     fans.connection().request_name("xyz.openbmc_project.State.FanCtrl").await?;
     println!("ready");
     while let Some(written) = writes.recv().await {

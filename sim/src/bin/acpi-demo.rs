@@ -3,6 +3,7 @@
 
 use std::{io::Write as _, process::ExitCode, time::Duration, time::Instant};
 
+use acpi_doubles::power::{PROGRESS, STAMP, State};
 use acpi_sim::{
     Error, Result,
     bmc_sensors::{CPU_POWER, FAN_PWM, FAN_SENSOR, PSU_SENSOR, PWMS, TARGET},
@@ -15,7 +16,6 @@ use acpi_sim::{
     pid_inputs::SENSORS,
     plan::{self, Common, Part},
     poller::Gate,
-    power_control::{HOST_PATH, PROGRESS, STAGE, STAMP},
     setup::{DIMMS_INSTALLED, Setup, Way},
     tally::Tally,
     temperatures,
@@ -260,6 +260,7 @@ async fn hold(setup: Setup) -> Result<()> {
     // Without the guid, which only makes it longer.
     let address = board.address().split(',').next().unwrap_or_default();
     let (name, path) = (observer::NAME, observer::PATH);
+    let State { path: host, interface: progress, property: stage, .. } = PROGRESS;
     print(&format!(
         "\nThe board keeps running; Ctrl-C ends it. Explore it from another shell:
   busctl --address={address} introspect {name} {path}
@@ -267,7 +268,7 @@ async fn hold(setup: Setup) -> Result<()> {
   busctl --address={address} introspect {name} {SENSORS}/DIMM_TEMP_A0
   busctl --address={address} introspect {} {}
   busctl --address={address} get-property {FAN_SENSOR} {} {FAN_PWM} {TARGET}
-  busctl --address={address} get-property xyz.openbmc_project.State.Host0 {HOST_PATH} {PROGRESS} {STAGE} {STAMP}
+  busctl --address={address} get-property xyz.openbmc_project.State.Host0 {host} {progress} {stage} {STAMP}
   busctl --address={address} get-property {PSU_SENSOR} {CPU_POWER} xyz.openbmc_project.Sensor.Value Value
   busctl --address={address} set-property {name} {path} {name} SysACPIStatus s {name}.ACPI.S2_D2
   busctl --address={address} set-property xyz.openbmc_project.State.Chassis0 /xyz/openbmc_project/state/chassis0 \\

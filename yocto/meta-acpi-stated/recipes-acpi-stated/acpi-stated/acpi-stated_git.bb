@@ -25,8 +25,8 @@ inherit cargo cargo-update-recipe-crates systemd
 PACKAGECONFIG ??= ""
 PACKAGECONFIG[statectl] = "--bin acpi-statectl"
 
-# The workspace also has a simulated board, a bench and a model, which are for developers. All of Cargo.lock is fetched all
-# the same: a build that may not look anything up wants every package of the workspace at hand, used or not.
+# The workspace also has a simulated board, doubles of services, a bench and a model, which are for developers. All of Cargo.lock is
+# fetched all the same: a build that may not look anything up wants every package of the workspace at hand, used or not.
 CARGO_BUILD_FLAGS:append = " --package acpi-stated --bin acpi-stated"
 # Cargo must leave the symbols in; packaging puts them into -dbg.
 export CARGO_PROFILE_RELEASE_STRIP = "none"

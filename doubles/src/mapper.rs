@@ -5,6 +5,8 @@
 //! the owner is gone (openbmc 1.6). Unique names and `org.freedesktop` names are left out. Objects
 //! that come or go later are followed by `InterfacesAdded` and `InterfacesRemoved`, in the order in which these and the
 //! questions arrive.
+//!
+//! That is [`start`]. A test that says itself what the mapper knows, and when, has a [`Peer`](crate::peer::Peer) answer from it.
 
 use std::{
     collections::BTreeMap,
@@ -15,8 +17,8 @@ use tokio::{sync::mpsc, task::JoinSet};
 use zbus::{Connection, Message, MessageStream, ObjectPath, Variant, message::Type, names::MemberName};
 
 use crate::{
-    Result, lock,
-    objects::{INVALID_ARGS, Methods, OBJECT_MANAGER, Objects, connect, next},
+    lock,
+    objects::{INVALID_ARGS, Methods, NOT_FOUND, OBJECT_MANAGER, Objects, connect, next},
 };
 
 /// The mapper's bus name.
@@ -25,7 +27,6 @@ pub const NAME: &str = "xyz.openbmc_project.ObjectMapper";
 pub const PATH: &str = "/xyz/openbmc_project/object_mapper";
 /// Its interface.
 pub const INTERFACE: &str = "xyz.openbmc_project.ObjectMapper";
-const NOT_FOUND: &str = "xyz.openbmc_project.Common.Error.ResourceNotFound";
 const DBUS: &str = "org.freedesktop.DBus";
 
 /// Interfaces by service, as `GetObject` gives them.
@@ -41,7 +42,7 @@ struct Mapper {
 }
 
 /// Starts the mapper on the bus at `address`.
-pub async fn start(address: &str, tasks: &mut JoinSet<()>) -> Result<()> {
+pub async fn start(address: &str, tasks: &mut JoinSet<()>) -> zbus::Result<()> {
     let connection = connect(address).await?;
     // One stream for all, so that nothing overtakes anything.
     let mut messages = MessageStream::from(&connection);
@@ -169,10 +170,8 @@ impl Mapper {
 
     async fn look_at(&self, connection: &Connection, name: &str) {
         self.introspect(connection, name).await;
-        let private = format!("{INTERFACE}.Private");
-        let told = connection.emit_signal(None::<&str>, PATH, private, "IntrospectionComplete", &name);
         // Only a connection that has ended cannot say it.
-        drop(told.await);
+        drop(introspected(connection, name).await);
     }
 
     async fn introspect(&self, connection: &Connection, name: &str) {
@@ -203,55 +202,85 @@ impl Mapper {
             }
         }
     }
-
-    /// The objects at and below `root`, at most `depth` levels below if that is not 0, with those of
-    /// `wanted` interfaces that they have; with any if none is wanted.
-    fn sub_tree(&self, root: &str, depth: usize, wanted: &[&str]) -> SubTree {
-        let prefix = root.trim_end_matches('/');
-        let mut found = SubTree::new();
-        for (path, services) in &*lock(&self.objects) {
-            let Some(below) = path.strip_prefix(prefix) else { continue };
-            let levels = below.matches('/').count();
-            if !(below.is_empty() || below.starts_with('/')) || (depth != 0 && levels > depth) {
-                continue;
-            }
-            let services = filter(services, wanted);
-            if !services.is_empty() {
-                found.insert(path.clone(), services);
-            }
-        }
-        found
-    }
 }
 
 impl Methods for Mapper {
     async fn call(&self, connection: &Connection, call: &Message) -> zbus::Result<bool> {
-        let header = call.header();
-        let body = call.body();
-        match header.member().map(MemberName::as_str) {
-            Some("GetSubTree") => {
-                let Ok((root, depth, wanted)) = body.deserialize::<(&str, i32, Vec<&str>)>() else {
-                    connection.reply_error(&header, INVALID_ARGS, &"").await?;
-                    return Ok(true);
-                };
-                let depth = usize::try_from(depth).unwrap_or(0);
-                connection.reply(&header, &self.sub_tree(root, depth, &wanted)).await?;
-            }
-            Some("GetObject") => {
-                let Ok((path, wanted)) = body.deserialize::<(&str, Vec<&str>)>() else {
-                    connection.reply_error(&header, INVALID_ARGS, &"").await?;
-                    return Ok(true);
-                };
-                let found = lock(&self.objects).get(path).map(|services| filter(services, &wanted));
-                match found.filter(|services| !services.is_empty()) {
-                    Some(services) => connection.reply(&header, &services).await?,
-                    None => connection.reply_error(&header, NOT_FOUND, &"").await?,
-                }
-            }
-            _ => return Ok(false),
-        }
-        Ok(true)
+        let answer = answer(&lock(&self.objects), call);
+        send(connection, call, answer).await
     }
+}
+
+/// Says, as the mapper, that it has looked at this name.
+pub(crate) async fn introspected(connection: &Connection, name: &str) -> zbus::Result<()> {
+    let private = format!("{INTERFACE}.Private");
+    connection.emit_signal(None::<&str>, PATH, private, "IntrospectionComplete", &name).await
+}
+
+/// What the mapper answers.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Objects(SubTree),
+    Services(Services),
+    Error(&'static str),
+}
+
+/// What a mapper that knows `objects` answers to this call; `None` if it has no such method.
+pub(crate) fn answer(objects: &SubTree, call: &Message) -> Option<Answer> {
+    let body = call.body();
+    match call.header().member().map(MemberName::as_str)? {
+        "GetSubTree" => {
+            let Ok((root, depth, wanted)) = body.deserialize::<(&str, i32, Vec<&str>)>() else {
+                return Some(Answer::Error(INVALID_ARGS));
+            };
+            let depth = usize::try_from(depth).unwrap_or(0);
+            Some(Answer::Objects(sub_tree(objects, root, depth, &wanted)))
+        }
+        "GetObject" => {
+            let Ok((path, wanted)) = body.deserialize::<(&str, Vec<&str>)>() else {
+                return Some(Answer::Error(INVALID_ARGS));
+            };
+            let found = objects.get(path).map(|services| filter(services, &wanted));
+            let found = found.filter(|services| !services.is_empty());
+            Some(found.map_or(Answer::Error(NOT_FOUND), Answer::Services))
+        }
+        _ => None,
+    }
+}
+
+/// Sends it; false if there is nothing to send.
+pub(crate) async fn send(
+    connection: &Connection,
+    call: &Message,
+    answer: Option<Answer>,
+) -> zbus::Result<bool> {
+    let header = call.header();
+    match answer {
+        None => return Ok(false),
+        Some(Answer::Objects(objects)) => connection.reply(&header, &objects).await?,
+        Some(Answer::Services(services)) => connection.reply(&header, &services).await?,
+        Some(Answer::Error(name)) => connection.reply_error(&header, name, &"").await?,
+    }
+    Ok(true)
+}
+
+/// The objects at and below `root`, at most `depth` levels below if that is not 0, with those of
+/// `wanted` interfaces that they have; with any if none is wanted.
+fn sub_tree(objects: &SubTree, root: &str, depth: usize, wanted: &[&str]) -> SubTree {
+    let prefix = root.trim_end_matches('/');
+    let mut found = SubTree::new();
+    for (path, services) in objects {
+        let Some(below) = path.strip_prefix(prefix) else { continue };
+        let levels = below.matches('/').count();
+        if !(below.is_empty() || below.starts_with('/')) || (depth != 0 && levels > depth) {
+            continue;
+        }
+        let services = filter(services, wanted);
+        if !services.is_empty() {
+            found.insert(path.clone(), services);
+        }
+    }
+    found
 }
 
 fn filter(services: &Services, wanted: &[&str]) -> Services {
@@ -283,13 +312,12 @@ mod tests {
 
     #[test]
     fn a_sub_tree_is_limited_by_root_depth_and_interface() {
-        let mapper = Mapper::default();
-        for (path, interface) in [("/a", "i.A"), ("/a/b", "i.B"), ("/a/b/c", "i.B"), ("/ab", "i.B")] {
-            let services = Services::from([("s".to_owned(), vec![interface.to_owned()])]);
-            lock(&mapper.objects).insert(path.to_owned(), services);
-        }
+        let objects = [("/a", "i.A"), ("/a/b", "i.B"), ("/a/b/c", "i.B"), ("/ab", "i.B")];
+        let objects = SubTree::from(objects.map(|(path, interface)| {
+            (path.to_owned(), Services::from([("s".to_owned(), vec![interface.to_owned()])]))
+        }));
         let paths = |root, depth, wanted: &[&str]| {
-            mapper.sub_tree(root, depth, wanted).into_keys().collect::<Vec<_>>()
+            sub_tree(&objects, root, depth, wanted).into_keys().collect::<Vec<_>>()
         };
         assert_eq!(paths("/", 0, &[]), ["/a", "/a/b", "/a/b/c", "/ab"]);
         assert_eq!(paths("/", 1, &[]), ["/a", "/ab"]);

@@ -14,15 +14,19 @@ use std::{
 };
 
 use futures_core::Stream;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+};
 use zbus::{
     Connection, Message, MessageStream, ObjectPath, OwnedVariant, Variant,
     connection::Builder,
+    fdo::RequestNameFlags,
     message::{Header, Type},
     names::InterfaceName,
 };
 
-use crate::{Result, lock};
+use crate::lock;
 
 const PEER: &str = "org.freedesktop.DBus.Peer";
 const INTROSPECTABLE: &str = "org.freedesktop.DBus.Introspectable";
@@ -32,10 +36,16 @@ pub const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 pub const OBJECT_MANAGER: &str = "org.freedesktop.DBus.ObjectManager";
 /// The error of sd-bus for arguments of a wrong type.
 pub const INVALID_ARGS: &str = "org.freedesktop.DBus.Error.InvalidArgs";
+/// OpenBMC's error for what is not there.
+pub const NOT_FOUND: &str = "xyz.openbmc_project.Common.Error.ResourceNotFound";
+
+const UNKNOWN_OBJECT: &str = "org.freedesktop.DBus.Error.UnknownObject";
+const UNKNOWN_INTERFACE: &str = "org.freedesktop.DBus.Error.UnknownInterface";
+const UNKNOWN_PROPERTY: &str = "org.freedesktop.DBus.Error.UnknownProperty";
 
 /// A connection of its own to the bus at `address`.
-pub async fn connect(address: &str) -> Result<Connection> {
-    Ok(Builder::address(address).build().await?)
+pub async fn connect(address: &str) -> zbus::Result<Connection> {
+    Builder::address(address).build().await
 }
 
 /// The next message, or `None` when the connection has ended.
@@ -43,9 +53,28 @@ pub async fn next(stream: &mut MessageStream) -> Option<Message> {
     poll_fn(|cx| Pin::new(&mut *stream).poll_next(cx)).await?.ok()
 }
 
-/// Answers the calls that are not to one of the standard interfaces.
+/// How a service answers calls.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Manners {
+    /// As it should.
+    #[default]
+    Good,
+    /// Sets succeed and change nothing.
+    Stubborn,
+    /// Every call is an error.
+    Errors,
+    /// No call is ever answered.
+    Silent,
+}
+
+/// What a service has beside the standard interfaces.
 pub trait Methods: Send + Sync + 'static {
-    /// Answers `call`, or returns false if there is no such method.
+    /// Hears of each call before it is answered, and says how it is to be.
+    fn manners(&self, _call: &Message) -> Manners {
+        Manners::Good
+    }
+
+    /// Answers `call`, which is not to one of the standard interfaces, or returns false if there is no such method.
     fn call(
         &self,
         connection: &Connection,
@@ -104,6 +133,12 @@ impl Objects {
         &self.connection
     }
 
+    /// Takes a name that nobody has.
+    pub async fn own(&self, name: &str) -> zbus::Result<()> {
+        let flags = RequestNameFlags::DO_NOT_QUEUE;
+        self.connection.request_name_with_flags(name, flags).await.map(drop)
+    }
+
     /// Adds an interface without properties.
     pub fn add_interface(&self, path: &str, interface: &str) {
         lock(&self.tree).entry(path.into()).or_default().entry(interface.into()).or_default();
@@ -117,7 +152,7 @@ impl Objects {
         name: &str,
         value: impl Into<Variant<'static>>,
         writable: bool,
-    ) -> Result<()> {
+    ) -> zbus::Result<()> {
         let property = Property { value: value.into().try_into_owned()?, writable, stamp: None };
         let mut tree = lock(&self.tree);
         tree.entry(path.into())
@@ -135,6 +170,40 @@ impl Objects {
             tree.get_mut(path).and_then(|o| o.get_mut(interface)).and_then(|i| i.get_mut(name))
         {
             property.stamp = Some(stamp.to_owned());
+        }
+    }
+
+    /// Gives a property a value, be it new or not, and signals it in any case, as a service does that compares nothing.
+    pub async fn say(
+        &self,
+        path: &str,
+        interface: &str,
+        name: &str,
+        value: impl Into<Variant<'static>>,
+        writable: bool,
+    ) -> zbus::Result<()> {
+        let value = value.into().try_into_owned()?;
+        self.add(path, interface, name, value.clone(), writable)?;
+        self.changed(path, interface, name, &value).await
+    }
+
+    /// Removes a property, and its interface and object if they have no other, and says that it has no value any more.
+    pub async fn invalidate(&self, path: &str, interface: &str, name: &str) -> zbus::Result<()> {
+        self.forget(path, interface, name);
+        let none: HashMap<&str, &OwnedVariant> = HashMap::new();
+        let body = (interface, none, vec![name]);
+        self.connection.emit_signal(None::<&str>, path, PROPERTIES, "PropertiesChanged", &body).await
+    }
+
+    fn forget(&self, path: &str, interface: &str, name: &str) {
+        let mut tree = lock(&self.tree);
+        let Some(object) = tree.get_mut(path) else { return };
+        if let Some(properties) = object.get_mut(interface) {
+            properties.remove(name);
+        }
+        object.retain(|has, properties| has != interface || !properties.is_empty());
+        if object.is_empty() {
+            tree.remove(path);
         }
     }
 
@@ -161,6 +230,14 @@ impl Objects {
         self.connection.emit_signal(None::<&str>, manager, OBJECT_MANAGER, "InterfacesAdded", &body).await
     }
 
+    /// Says, as the object manager at `manager`, that an object is there with these interfaces, whether that is so or not.
+    pub async fn claim(&self, manager: &str, path: &str, interfaces: &[&str]) -> zbus::Result<()> {
+        let interfaces: BTreeMap<&str, BTreeMap<&str, &OwnedVariant>> =
+            interfaces.iter().map(|interface| (*interface, BTreeMap::new())).collect();
+        let body = (ObjectPath::try_from(path)?, interfaces);
+        self.connection.emit_signal(None::<&str>, manager, OBJECT_MANAGER, "InterfacesAdded", &body).await
+    }
+
     /// Changes a property that exists, and tells nobody: where a getter of the service computes it.
     pub fn set_silently(
         &self,
@@ -168,7 +245,7 @@ impl Objects {
         interface: &str,
         name: &str,
         value: impl Into<Variant<'static>>,
-    ) -> Result<()> {
+    ) -> zbus::Result<()> {
         self.store(path, interface, name, &value.into().try_into_owned()?);
         Ok(())
     }
@@ -202,7 +279,7 @@ impl Objects {
     }
 
     /// Answers calls until the task is aborted.
-    pub fn serve(&self, methods: impl Methods, tasks: &mut JoinSet<()>) {
+    pub fn serve(&self, methods: impl Methods, tasks: &mut JoinSet<()>) -> AbortHandle {
         let objects = self.clone();
         // Before anybody can call.
         let mut stream = MessageStream::from(&self.connection);
@@ -215,7 +292,7 @@ impl Objects {
                     return;
                 }
             }
-        });
+        })
     }
 
     /// True if the property exists and had another value.
@@ -247,6 +324,12 @@ impl Objects {
         let header = call.header();
         let path = header.path().map_or("", |p| p.as_str());
         let member = header.member().map_or("", |m| m.as_str());
+        let manners = methods.manners(call);
+        match manners {
+            Manners::Good | Manners::Stubborn => {}
+            Manners::Errors => return self.error(&header, NOT_FOUND).await,
+            Manners::Silent => return Ok(()),
+        }
         match (header.interface().map(InterfaceName::as_str), member) {
             (Some(PEER), "Ping") => self.connection.reply(&header, &()).await,
             (Some(INTROSPECTABLE), "Introspect") => {
@@ -254,7 +337,7 @@ impl Objects {
             }
             (Some(PROPERTIES), "Get") => self.get(&header, call, path).await,
             (Some(PROPERTIES), "GetAll") => self.get_all(&header, call, path).await,
-            (Some(PROPERTIES), "Set") => self.client_sets(&header, call, path).await,
+            (Some(PROPERTIES), "Set") => self.client_sets(&header, call, path, manners).await,
             _ if methods.call(&self.connection, call).await? => Ok(()),
             _ => self.error(&header, "org.freedesktop.DBus.Error.UnknownMethod").await,
         }
@@ -269,14 +352,9 @@ impl Objects {
         let Ok((interface, name)) = body.deserialize::<(&str, &str)>() else {
             return self.error(header, INVALID_ARGS).await;
         };
-        let value = lock(&self.tree)
-            .get(path)
-            .and_then(|o| o.get(interface))
-            .and_then(|i| i.get(name))
-            .map(|property| property.value.clone());
-        match value {
+        match self.value(path, interface, name) {
             Some(value) => self.connection.reply(header, &value).await,
-            None => self.error(header, "org.freedesktop.DBus.Error.UnknownProperty").await,
+            None => self.error(header, self.unknown(path)).await,
         }
     }
 
@@ -285,40 +363,46 @@ impl Objects {
         let Ok(interface) = body.deserialize::<&str>() else {
             return self.error(header, INVALID_ARGS).await;
         };
-        // sd-bus: the properties of all interfaces for an empty name.
-        let all: HashMap<String, OwnedVariant> = lock(&self.tree)
-            .get(path)
-            .into_iter()
-            .flatten()
-            .filter(|(name, _)| interface.is_empty() || *name == interface)
-            .flat_map(|(_, properties)| properties)
-            .map(|(name, property)| (name.clone(), property.value.clone()))
-            .collect();
-        self.connection.reply(header, &all).await
+        match self.all(path, interface) {
+            Ok(all) => self.connection.reply(header, &all).await,
+            Err(error) => self.error(header, error).await,
+        }
     }
 
-    async fn client_sets(&self, header: &Header<'_>, call: &Message, path: &str) -> zbus::Result<()> {
+    /// sd-bus: the properties of all interfaces for an empty name.
+    fn all(&self, path: &str, interface: &str) -> Result<HashMap<String, OwnedVariant>, &'static str> {
+        let tree = lock(&self.tree);
+        let object = tree.get(path).ok_or(UNKNOWN_OBJECT)?;
+        if !interface.is_empty() && !object.contains_key(interface) {
+            return Err(UNKNOWN_INTERFACE);
+        }
+        let wanted = object.iter().filter(|(name, _)| interface.is_empty() || *name == interface);
+        let properties = wanted.flat_map(|(_, properties)| properties);
+        Ok(properties.map(|(name, property)| (name.clone(), property.value.clone())).collect())
+    }
+
+    /// sd-bus's error for a property that is not there.
+    fn unknown(&self, path: &str) -> &'static str {
+        if lock(&self.tree).contains_key(path) { UNKNOWN_PROPERTY } else { UNKNOWN_OBJECT }
+    }
+
+    async fn client_sets(
+        &self,
+        header: &Header<'_>,
+        call: &Message,
+        path: &str,
+        manners: Manners,
+    ) -> zbus::Result<()> {
         let body = call.body();
         let Ok((interface, name, value)) = body.deserialize::<(&str, &str, OwnedVariant)>() else {
             return self.error(header, INVALID_ARGS).await;
         };
-        let mut stamp = None;
-        let refusal = {
-            let tree = lock(&self.tree);
-            match tree.get(path).and_then(|o| o.get(interface)).and_then(|i| i.get(name)) {
-                None => Some("org.freedesktop.DBus.Error.UnknownProperty"),
-                Some(Property { writable: false, .. }) => Some("org.freedesktop.DBus.Error.PropertyReadOnly"),
-                Some(property) if property.value.value_signature() != value.value_signature() => {
-                    Some(INVALID_ARGS)
-                }
-                Some(property) => {
-                    stamp.clone_from(&property.stamp);
-                    None
-                }
-            }
+        let stamp = match self.accepts(path, interface, name, &value) {
+            Ok(stamp) => stamp,
+            Err(refusal) => return self.error(header, refusal).await,
         };
-        if let Some(refusal) = refusal {
-            return self.error(header, refusal).await;
+        if manners == Manners::Stubborn {
+            return self.connection.reply(header, &()).await;
         }
         if let Some(stamp) = stamp {
             self.set(path, interface, &stamp, now_us()).await?;
@@ -333,6 +417,26 @@ impl Objects {
             drop(writes.send(Written { path, property: name.to_owned(), value }));
         }
         self.connection.reply(header, &()).await
+    }
+
+    /// Whether a client may write this; the stamp of that property, if it has one.
+    fn accepts(
+        &self,
+        path: &str,
+        interface: &str,
+        name: &str,
+        value: &OwnedVariant,
+    ) -> Result<Option<String>, &'static str> {
+        let tree = lock(&self.tree);
+        let object = tree.get(path).ok_or(UNKNOWN_OBJECT)?;
+        match object.get(interface).and_then(|properties| properties.get(name)) {
+            None => Err(UNKNOWN_PROPERTY),
+            Some(Property { writable: false, .. }) => Err("org.freedesktop.DBus.Error.PropertyReadOnly"),
+            Some(property) if property.value.value_signature() != value.value_signature() => {
+                Err(INVALID_ARGS)
+            }
+            Some(property) => Ok(property.stamp.clone()),
+        }
     }
 
     fn introspect(&self, path: &str) -> String {
