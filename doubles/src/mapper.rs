@@ -234,7 +234,10 @@ pub(crate) fn answer(objects: &SubTree, call: &Message) -> Option<Answer> {
                 return Some(Answer::Error(INVALID_ARGS));
             };
             let depth = usize::try_from(depth).unwrap_or(0);
-            Some(Answer::Objects(sub_tree(objects, root, depth, &wanted)))
+            // As src/handler.cpp: below a root that is not known there is not nothing, but an error.
+            let known = root == "/" || objects.keys().any(|path| path == root || below(root, path).is_some());
+            let found = known.then(|| sub_tree(objects, root, depth, &wanted));
+            Some(found.map_or(Answer::Error(NOT_FOUND), Answer::Objects))
         }
         "GetObject" => {
             let Ok((path, wanted)) = body.deserialize::<(&str, Vec<&str>)>() else {
@@ -264,23 +267,18 @@ pub(crate) async fn send(
     Ok(true)
 }
 
-/// The objects at and below `root`, at most `depth` levels below if that is not 0, with those of
-/// `wanted` interfaces that they have; with any if none is wanted.
+/// The rest of `path` below `root`: "/c" of "/a/b/c" below "/a/b". The root itself is not below itself.
+fn below<'p>(root: &str, path: &'p str) -> Option<&'p str> {
+    path.strip_prefix(root.trim_end_matches('/')).filter(|rest| rest.len() > 1 && rest.starts_with('/'))
+}
+
+/// The objects below `root`, at most `depth` levels below if that is not 0, with those of `wanted` interfaces that they have; with any
+/// if none is wanted.
 fn sub_tree(objects: &SubTree, root: &str, depth: usize, wanted: &[&str]) -> SubTree {
-    let prefix = root.trim_end_matches('/');
-    let mut found = SubTree::new();
-    for (path, services) in objects {
-        let Some(below) = path.strip_prefix(prefix) else { continue };
-        let levels = below.matches('/').count();
-        if !(below.is_empty() || below.starts_with('/')) || (depth != 0 && levels > depth) {
-            continue;
-        }
-        let services = filter(services, wanted);
-        if !services.is_empty() {
-            found.insert(path.clone(), services);
-        }
-    }
-    found
+    let levels = |path: &str| below(root, path).map(|rest| rest.matches('/').count());
+    let within = objects.iter().filter(|(path, _)| levels(path).is_some_and(|n| depth == 0 || n <= depth));
+    let found = within.map(|(path, services)| (path.clone(), filter(services, wanted)));
+    found.filter(|(_, services)| !services.is_empty()).collect()
 }
 
 fn filter(services: &Services, wanted: &[&str]) -> Services {
@@ -322,5 +320,6 @@ mod tests {
         assert_eq!(paths("/", 0, &[]), ["/a", "/a/b", "/a/b/c", "/ab"]);
         assert_eq!(paths("/", 1, &[]), ["/a", "/ab"]);
         assert_eq!(paths("/a", 0, &["i.B"]), ["/a/b", "/a/b/c"]);
+        assert_eq!(paths("/a/b", 0, &["i.B"]), ["/a/b/c"]);
     }
 }

@@ -162,11 +162,17 @@ async fn a_told_mapper_knows_what_it_is_told() {
     assert_eq!(object("/b", "i.B").await, of("s.B", "i.B"));
     assert_eq!(object("/b", "i.C").await, None);
 
-    let body = ("/b", 0_i32, vec!["i.B", "any.Interface"]);
-    let name = Some(mapper::NAME);
-    let reply = client.call_method(name, mapper::PATH, Some(mapper::INTERFACE), "GetSubTree", &body).await;
-    let found: SubTree = reply.expect("an answer").body().deserialize().expect("objects");
-    assert_eq!(found.into_keys().collect::<Vec<_>>(), ["/b"]);
-    let calls = [("GetSubTree".to_owned(), vec!["i.B".to_owned(), "any.Interface".to_owned()])];
+    let below = async |root: &'static str| {
+        let body = (root, 0_i32, vec!["i.B", "any.Interface"]);
+        let name = Some(mapper::NAME);
+        let reply =
+            client.call_method(name, mapper::PATH, Some(mapper::INTERFACE), "GetSubTree", &body).await;
+        let found: SubTree = reply.ok()?.body().deserialize().expect("objects");
+        Some(found.into_keys().collect::<Vec<_>>())
+    };
+    assert_eq!(below("/").await, Some(vec!["/b".to_owned(), "/bc".to_owned()]));
+    assert_eq!(below("/b").await, Some(Vec::new()), "the root is not below itself");
+    assert_eq!(below("/nowhere").await, None);
+    let calls = vec![("GetSubTree".to_owned(), vec!["i.B".to_owned(), "any.Interface".to_owned()]); 3];
     assert_eq!(peer.calls(), calls);
 }

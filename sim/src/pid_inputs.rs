@@ -119,9 +119,9 @@ impl PidInputs {
         Ok(Self { connection, shared })
     }
 
-    /// Which of these sensors the mapper knows.
+    /// Which of these sensors the mapper knows (pid-control asks it for all that there is, `dbus/dbusconfiguration.cpp`).
     pub async fn present(&self, names: impl IntoIterator<Item = &String>) -> Result<Vec<String>> {
-        let body = (SENSORS, 0_i32, [VALUE].as_slice());
+        let body = ("/", 0_i32, [VALUE].as_slice());
         let found = self
             .connection
             .call_method(Some(mapper::NAME), mapper::PATH, Some(mapper::INTERFACE), "GetSubTree", &body)
