@@ -11,9 +11,9 @@
 //!
 //! Start it on the first processor (`./dev bench` does). Exit 1 if a figure is over its limit (docs/performance.md).
 
-#[path = "../../tests/support/power_double.rs"]
+#[path = "../../tests/it/support/power_double.rs"]
 mod power_double;
-#[path = "../../tests/support/private_bus.rs"]
+#[path = "../../tests/it/support/private_bus.rs"]
 mod private_bus;
 mod sensors;
 

@@ -37,7 +37,7 @@ pub mod plan;
 pub mod platform;
 pub mod poller;
 pub mod power_control;
-#[path = "../../tests/support/private_bus.rs"]
+#[path = "../../tests/it/support/private_bus.rs"]
 pub mod private_bus;
 pub mod progress;
 pub mod setup;
