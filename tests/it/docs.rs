@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whoever reads a citation in a clone of this repository finds what is cited: sections and notes of `docs/rules.md`, sections of
-//! `docs/openbmc.md`, files that documents link to or name, the tests and traces that the rule book names, and each diagnosis.
+//! `docs/openbmc.md`, files that documents link to or name, the tests and traces that the rule book names, the tests that commands
+//! and mutants name, and each diagnosis.
 
 use std::{
     collections::BTreeSet,
@@ -159,12 +160,88 @@ fn the_rule_book_names_tests_that_there_are() {
             wrong.push(trace[1].to_owned());
         }
     }
-    for test in regex(r"`[a-z_/0-9]+::([a-z_0-9]+)`").captures_iter(&rules) {
+    for test in regex(r"`([a-z_/0-9]+)::([a-z_0-9]+)`").captures_iter(&rules) {
         named += 1;
-        if !sources.contains(&format!("fn {}(", &test[1])) {
-            wrong.push(test[1].to_owned());
+        let there = match test[1].split_once('/') {
+            Some(("tests", module)) => tests_of("tests", module),
+            Some(("sim", module)) => tests_of("sim/tests", module),
+            Some(_) | None => sources.clone(),
+        };
+        if !there.contains(&format!("fn {}(", &test[2])) {
+            wrong.push(test[0].to_owned());
         }
     }
     assert!(named > 150, "{named} tests");
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The text of a module of the tests in this directory; nothing, if there is none.
+fn tests_of(directory: &str, module: &str) -> String {
+    fs::read_to_string(Path::new(ROOT).join(format!("{directory}/it/{module}.rs"))).unwrap_or_default()
+}
+
+/// `cargo test` says of a filter that matches nothing that all is well.
+#[test]
+fn the_commands_that_are_given_run_tests() {
+    let command = regex(r"--test ([a-z_]+)(?: ([a-z_]+)::([a-z_0-9]*))?");
+    let mut pages: Vec<_> = ["docs", "src", "tests", "sim", "tools"]
+        .iter()
+        .flat_map(|directory| files(directory, &[".rs", ".md", ".sh"]))
+        .collect();
+    pages.extend(["README.md", "CONTRIBUTING.md", "dev"].map(|page| Path::new(ROOT).join(page)));
+    let (mut given, mut wrong) = (0, Vec::new());
+    for page in pages.iter().filter(|page| !page.ends_with("tests/it/docs.rs")) {
+        for command in command.captures_iter(&read(page)) {
+            given += 1;
+            let part = |number| command.get(number).map_or("", |part| part.as_str());
+            let runs = match part(2) {
+                "" => part(1) == "it",
+                module => ["tests", "sim/tests"]
+                    .iter()
+                    .any(|directory| tests_of(directory, module).contains(&format!("fn {}", part(3)))),
+            };
+            if part(1) != "it" || !runs {
+                wrong.push(format!("{}: {}", page.display(), &command[0]));
+            }
+        }
+    }
+    assert!(given > 30, "{given} commands");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// A name that is wrong would be noticed where that mutant is tried, which may be at night.
+#[test]
+fn the_tests_that_mutants_name_are_there() {
+    let header = regex(r"(?m)^Test: (acpi-stated|acpi-sim) it ([a-z_]+)::([a-z_0-9]+)$");
+    let (mut named, mut wrong) = (0, Vec::new());
+    for patch in files("tests/mutants", &[".patch"]) {
+        for test in header.captures_iter(&read(&patch)) {
+            named += 1;
+            let directory = if &test[1] == "acpi-sim" { "sim/tests" } else { "tests" };
+            if !tests_of(directory, &test[2]).contains(&format!("fn {}(", &test[3])) {
+                wrong.push(format!("{}: {}", patch.display(), &test[0]));
+            }
+        }
+    }
+    assert!(named > 30, "{named} tests");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// A file that no `mod` names is not compiled, and nothing says so.
+#[test]
+fn every_file_of_tests_is_in_its_program() {
+    for directory in ["tests/it", "tests/it/support", "sim/tests/it", "sim/tests/it/common"] {
+        let directory = Path::new(ROOT).join(directory);
+        let program =
+            ["main.rs", "mod.rs"].iter().find_map(|name| fs::read_to_string(directory.join(name)).ok());
+        let program = program.expect("main.rs or mod.rs");
+        for entry in fs::read_dir(&directory).expect("a directory of the repository") {
+            let name = entry.expect("an entry").file_name().to_string_lossy().into_owned();
+            let module = name.strip_suffix(".rs").unwrap_or(&name);
+            let declared = program.lines().any(|line| {
+                line.strip_prefix("pub ").unwrap_or(line).strip_prefix("mod ") == Some(&format!("{module};"))
+            });
+            assert!(declared || module == "main" || module == "mod", "{}: {name}", directory.display());
+        }
+    }
 }
