@@ -72,6 +72,8 @@ impl World {
             for host in &mut settings.hosts {
                 host.cpu_power_sensor = Some(CPU.to_owned());
                 host.write_boot_progress = writes;
+                // Of real time.
+                host.timing.settle = Duration::from_millis(10) * speed;
             }
             settings.events = Events { redfish: false, sel: true, logging: true };
         })
@@ -190,11 +192,12 @@ async fn nothing_of_ours_is_at_the_hosts_path() {
     assert!(properties.await.is_err());
 }
 
-/// Every peer answers errors, or never: the Set is answered within `ack_cap`.
+/// Every peer answers errors, or never: the Set is answered within `ack_cap`. On a clock as fast as life: power control is one of
+/// them, and the first time that it is asked again, after 10 s, its error would be the end of the evidence (note B2).
 #[tokio::test]
 async fn peers_that_misbehave_hold_up_no_host() {
     for manners in [Manners::Errors, Manners::Silent] {
-        let world = World::start(1000).await;
+        let world = World::start(1).await;
         world.power("On").await;
         world.rig.open().await;
         for peer in [&world.host, &world.codes, &world.sensors, &world.loggers] {
