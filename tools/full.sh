@@ -16,18 +16,19 @@ run_full() {
     # What the parts before this one have found is no change.
     [ -z "$(git status --porcelain -- . ':!docs/reliability.md')" ] || commit+=" and changes"
 
-    # Read by the tests: src/logic/machine/tests/reachability.rs and properties.rs, tests/killed.rs; and by proptest.
+    # Read by the tests: src/logic/machine/tests/reachability.rs and properties.rs, tests/it/killed.rs; and by proptest.
     export ACPI_FULL=1 PROPTEST_CASES=20000
     part "search through all reachable states" 'states,' cargo test --locked --lib -- reachability --nocapture --test-threads 2
     part "random lives of a host, invariants" '^test result' cargo test --locked --lib -- properties
-    part "fuzzing: every other property test" '^test result' cargo test --workspace --locked --lib --test config -- \
+    part "fuzzing: every other property test" '^test result' cargo test --workspace --locked --lib -- \
         --skip reachability --skip properties
-    part "SIGKILL at any moment, next lives" '^test result' cargo test --locked --test killed
-    part "each call of the store fails, or is the last" '^test result' cargo test --locked --test store_faults
+    part "fuzzing: configuration files and what is near them" '^test result' cargo test --locked --test it config::
+    part "SIGKILL at any moment, next lives" '^test result' cargo test --locked --test it killed::
+    part "each call of the store fails, or is the last" '^test result' cargo test --locked --test it store_faults::
     unset ACPI_FULL PROPTEST_CASES
     for bus in dbus-daemon dbus-broker; do
         part "500,000 messages with anything in them, through $bus" '^test result' \
-            env ACPI_BUS="$bus" ACPI_BUS_FUZZ=500000 cargo test --locked --test hostile
+            env ACPI_BUS="$bus" ACPI_BUS_FUZZ=500000 cargo test --locked --test it hostile::
     done
     for kind in f f-late f-retry m n; do
         part "200 boots, firmware $kind" '^All |^NOT ' "$root/dev" demo --boots 200 --firmware "$kind"

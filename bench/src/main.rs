@@ -11,8 +11,6 @@
 //!
 //! Start it on the first processor (`./dev bench` does). Exit 1 if a figure is over its limit (docs/performance.md).
 
-#[path = "../../tests/support/private_bus.rs"]
-mod private_bus;
 mod sensors;
 
 use std::{
@@ -21,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use acpi_doubles::power::PowerDouble;
+use acpi_doubles::{power::PowerDouble, private_bus::PrivateBus};
 use acpi_stated::{
     adapters::{
         acpi_object::{BUS_NAME, INTERFACE, TRACKER},
@@ -33,7 +31,6 @@ use acpi_stated::{
     shell::{clock::Clock, supervisor::Supervisor},
 };
 use anyhow::{Context, Result, bail, ensure};
-use private_bus::PrivateBus;
 use tokio::{runtime, time::sleep};
 use zbus::{Connection, Variant};
 

@@ -29,7 +29,8 @@ use acpi_stated::{
 use anyhow::{Context, Result, ensure};
 use tokio::time::sleep;
 
-use crate::{Caller, Served, private_bus::PrivateBus};
+use crate::{Caller, Served};
+use acpi_doubles::private_bus::PrivateBus;
 
 const BUSES: u32 = 4;
 const ON_EACH: u8 = 8;

@@ -8,6 +8,7 @@
 //!   by it.
 //! - [`mapper`]: phosphor-objmgr's mapper.
 //! - [`power`]: power control, what it is called and what it shows.
+//! - [`private_bus`]: a bus of its own for each test.
 //! - [`systemd`]: systemd's jobs.
 //! - [`peer`]: a service that is what a test tells it to be, and may misbehave.
 
@@ -15,6 +16,7 @@ pub mod mapper;
 pub mod objects;
 pub mod peer;
 pub mod power;
+pub mod private_bus;
 pub mod systemd;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

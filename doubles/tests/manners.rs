@@ -7,17 +7,14 @@
     reason = "a test that cannot go on says so and fails"
 )]
 
-#[path = "../../tests/support/private_bus.rs"]
-mod private_bus;
-
 use std::{collections::BTreeMap, time::Duration};
 
 use acpi_doubles::{
     mapper::{self, Services, SubTree},
     objects::{NoMethods, Objects, PROPERTIES, connect, next},
     peer::{Key, Manners, Peer, key},
+    private_bus::PrivateBus,
 };
-use private_bus::PrivateBus;
 use tokio::{task::JoinSet, time::timeout};
 use zbus::{Connection, DBusError, Message, MessageStream, Variant, export::serde::Serialize, message::Type};
 

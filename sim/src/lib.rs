@@ -35,8 +35,6 @@ pub mod plan;
 pub mod platform;
 pub mod poller;
 pub mod power_control;
-#[path = "../../tests/support/private_bus.rs"]
-pub mod private_bus;
 pub mod progress;
 pub mod setup;
 pub mod simbus;
@@ -49,7 +47,7 @@ pub mod transfer;
 pub mod truth;
 
 pub(crate) use acpi_doubles::lock;
-pub use acpi_doubles::{mapper, objects};
+pub use acpi_doubles::{mapper, objects, private_bus};
 
 /// What goes wrong on the board is told to the developer and ends the run.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;

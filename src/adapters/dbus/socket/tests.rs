@@ -17,7 +17,7 @@ use crate::{
 };
 use frames::{Field, Random, Raw, mangled, nested};
 
-#[path = "../../../../tests/support/frames.rs"]
+#[path = "../../../../tests/it/support/frames.rs"]
 mod frames;
 
 /// The two ends of a socket.
