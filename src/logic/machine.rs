@@ -370,30 +370,41 @@ impl Machine {
         let read = self.power.chassis().is_some() && self.power.host().is_some();
         if !self.is_decided() && (read || self.due(Timer::Decide)) {
             self.decide();
+            self.follow_power(Cause::HostOff);
         }
-        self.follow_power(Cause::HostOff);
         if self.due(Timer::Suspicion) {
             self.resolve_suspicion();
         }
         self.mark();
-        if self.due(Timer::PostComplete) {
+        if self.act() {
+            self.mark();
+        }
+    }
+
+    /// The deadlines that act on times which [`Machine::mark`] has brought up to date. True if one of them was due.
+    fn act(&mut self) -> bool {
+        let complete = self.due(Timer::PostComplete);
+        if complete {
             self.become_state(AcpiState::S0G0D0, Cause::PostComplete);
         }
-        if self.due(Timer::Unlock) {
+        let unlock = self.due(Timer::Unlock);
+        if unlock {
             // Nothing has contradicted a working host for `restore_settle`.
             if self.current.state() == AcpiState::Unknown {
                 self.become_state(AcpiState::S0G0D0, Cause::Startup);
             }
             self.gate.end_lock(self.now);
         }
-        if self.due(Timer::Handover) {
+        let late = self.due(Timer::Handover);
+        if late {
             self.handover.hand_over_late(self.gate.epoch());
         }
-        if self.due(Timer::AckCap) {
+        let capped = self.due(Timer::AckCap);
+        if capped {
             self.barrier.end();
             self.barrier.emit(Effect::DrainTimedOut);
         }
-        self.mark();
+        complete || unlock || late || capped
     }
 
     /// Rules 4 and 5: what time says about a suspected reset. Due only where the host is Off, or is Running and the state is
@@ -508,7 +519,7 @@ impl Machine {
 
     // ---- Times -----------------------------------------------------------------------------------
 
-    /// Brings the times up to date that the deadlines are computed from.
+    /// Brings the times up to date that the deadlines are computed from. A second call at the same time changes nothing.
     fn mark(&mut self) {
         let now = self.now;
         let conditions = self.conditions();

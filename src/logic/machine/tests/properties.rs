@@ -263,6 +263,12 @@ fn live(settings: config::Host, stored: Option<Stored>, acts: &[Act]) -> Result<
             };
             let at = at.max(machine.now);
             watcher.step(&mut machine, at, event)?;
+            // `advance` marks a second time only if something was due.
+            let mut again = machine.clone();
+            again.mark();
+            if format!("{again:?}") != format!("{machine:?}") {
+                return Err(format!("a second mark: {machine:?} {again:?}"));
+            }
         }
         watcher.check_still(&machine)?;
     }

@@ -287,7 +287,12 @@ fn explore(evidence: config::Evidence, depth: Depth) -> Counts {
                 Ok(said) => counts.said |= said,
                 Err(broken) => fail(broken, (at, event)),
             }
-            if known.insert(key(&machine, &watcher, depth)) {
+            let reached = key(&machine, &watcher, depth);
+            if known.insert(reached) {
+                // `advance` marks a second time only if something was due.
+                let mut again = machine.clone();
+                again.mark();
+                assert_eq!(key(&again, &watcher, depth), reached, "a second mark: {machine:?} {again:?}");
                 machine.boot.forget_history(machine.now);
                 watcher.forget_history(&machine);
                 queue.push_back(Node { machine, watcher, from: Some(index), by: (at, event) });
