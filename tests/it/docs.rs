@@ -245,3 +245,25 @@ fn every_file_of_tests_is_in_its_program() {
         }
     }
 }
+
+/// The words of `pattern` in a file, from `from` up to `to`.
+fn words_of(file: &str, from: &str, to: &str, pattern: &str) -> BTreeSet<String> {
+    let text = read(file);
+    let begin = text.find(from).unwrap_or_else(|| panic!("{file} has no {from}"));
+    let end = text[begin..].find(to).expect("its end") + begin;
+    regex(pattern).captures_iter(&text[begin..end]).map(|word| word[1].to_owned()).collect()
+}
+
+/// The compiler does not complete these: a diagnosis that `ALL` does not have is never raised, and a device that `DEVICES` does not
+/// have is not tried dead, absent and of another kind.
+#[test]
+fn no_list_of_all_misses_one() {
+    let variants = words_of("src/logic/diagnosis.rs", "pub enum Diagnosis {", "\n}", r"(?m)^    (\w+),$");
+    let all = words_of("src/logic/diagnosis.rs", "pub const ALL", "];", r"Self::(\w+),");
+    assert_eq!(variants, all, "Diagnosis::ALL");
+    let devices = words_of("src/config/keys.rs", "pub enum Device {", "\n    }", r#"(?m)^        (\w+) = ""#);
+    let tried = words_of("src/logic/chip/tests.rs", "const DEVICES", "];", r"Device::(\w+),");
+    let read_by_a_driver = BTreeSet::from(["Hwmon".to_owned()]);
+    assert_eq!(devices, &tried | &read_by_a_driver, "DEVICES of src/logic/chip/tests.rs");
+    assert!(variants.len() > 10 && tried.len() > 5);
+}
