@@ -225,7 +225,9 @@ fn manual_that_somebody_drops_in_post_is_set_again() {
 fn fan_control_that_was_there_first_learns_of_every_sensor() {
     run(async {
         let setup = Setup { fans_first: true, heats: false, ..board(Firmware::F, X86, Bmc::AcpiStated) };
-        let mut board = Board::start(setup).await.expect("a board");
+        // It reloads 2 s of the board's after the last announcement, and the mapper has to have looked at us by then: 0.2 s of a machine
+        // that may be busy.
+        let mut board = Board::start(setup.at_speed(10)).await.expect("a board");
         let known = board.zones().wait(SOON, FanControl::knows_all).await;
         assert!(known, "it knows {:?}", board.fan_control().inputs().into_keys());
         assert_eq!(board.zones().record().builds, 2, "before us, and after us");
