@@ -21,6 +21,7 @@ use crate::{
             doubles::serial,
             names::{BUS, INTROSPECTED, MAPPER, MAPPER_PRIVATE, OBJECT_MANAGER, PROPERTIES},
             peer::{ANSWERED_WITHIN, Moment, Outcome},
+            signal::Signal,
         },
         dimm_inventory::DimmInventory,
         event_log::EventLog,
@@ -345,7 +346,7 @@ impl World {
     }
 
     fn signal(&mut self, signal: &Message) {
-        let all = self.peers.signalled(signal).unwrap();
+        let all = Signal::read(signal, |signal| self.peers.signalled(signal)).unwrap();
         assert!(all.calls.len() <= MOST_FOR_A_SIGNAL, "{} calls for one signal", all.calls.len());
         self.heard(all);
     }

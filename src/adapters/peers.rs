@@ -81,8 +81,8 @@ impl Peers {
     }
 
     /// A signal.
-    pub(crate) fn signalled(&mut self, signal: &Message) -> zbus::Result<Outcome> {
-        Signal::read(signal, |signal| self.each(|peer| peer.signalled(signal)))
+    pub(crate) fn signalled(&mut self, signal: &Signal<'_>) -> zbus::Result<Outcome> {
+        self.each(|peer| peer.signalled(signal))
     }
 
     /// The time is `now`.

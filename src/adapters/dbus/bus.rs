@@ -304,14 +304,17 @@ impl Bus {
     }
 
     async fn signalled(&mut self, signal: &Message) -> Result<(), Failed> {
-        if let Some(gone) = Signal::read(signal, lost_connection)
-            && self.trust.left(&gone)
-        {
-            self.connection.send(&call_bus("RemoveMatch", &owner_changes(&gone).as_str())?).await?;
-            return Ok(());
-        }
-        self.tick = true;
-        let outcome = self.peers.signalled(signal)?;
+        let outcome = Signal::read(signal, |signal| {
+            // A connection that was known is gone: that is no peer's matter.
+            if let News::Owner { name, owner: "" } = signal.news
+                && name.starts_with(':')
+                && self.trust.left(name)
+            {
+                return Ok(Outcome::of(vec![call_bus("RemoveMatch", &owner_changes(name).as_str())?]));
+            }
+            self.tick = true;
+            self.peers.signalled(signal)
+        })?;
         self.pass_on(outcome).await
     }
 
@@ -522,12 +525,6 @@ impl Bus {
 
 fn is_set(call: &Message) -> bool {
     call.header().member().is_some_and(|member| *member == "Set")
-}
-
-/// The connection that is gone, if this says so.
-fn lost_connection(signal: &Signal<'_>) -> Option<String> {
-    let News::Owner { name, owner: "" } = signal.news else { return None };
-    name.starts_with(':').then(|| name.to_owned())
 }
 
 async fn next(stream: &mut MessageStream) -> Option<zbus::Result<Message>> {
