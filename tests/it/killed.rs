@@ -21,7 +21,7 @@ use std::{
 use crate::support::{
     power::PowerDouble,
     private_bus::PrivateBus,
-    rig::{DIMM, NAME, PATH, PATIENCE, PROPERTIES, SPD, TRACKER, connect},
+    rig::{DIMM, NAME, PATH, PATIENCE, PROPERTIES, SPD, TRACKER, connect, until_gone},
 };
 use acpi_stated::{
     config::{Bus, Settings},
@@ -275,19 +275,6 @@ impl Host {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
-
-    async fn until_gone(&self) {
-        let bus = "org.freedesktop.DBus";
-        let began = Instant::now();
-        loop {
-            let owned = self.client.call_method(Some(bus), "/", Some(bus), "NameHasOwner", &NAME).await;
-            if !owned.expect("a reply").body().deserialize::<bool>().expect("a boolean") {
-                return;
-            }
-            assert!(began.elapsed() < PATIENCE, "it is dead and has its name");
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    }
 }
 
 #[allow(clippy::too_many_lines, reason = "one life after another")]
@@ -349,7 +336,7 @@ async fn kill_and_look(what: What) {
         let killed =
             tokio::task::spawn_blocking(|| executioner.join().expect("killed")).await.expect("killed");
         lives.push(killed);
-        host.until_gone().await;
+        until_gone(&host.client, PATIENCE).await;
     }
     host.forbidden.extend(host.forbidden_since.map(|since| (since, now())));
 

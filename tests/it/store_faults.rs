@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{power::PowerDouble, private_bus::PrivateBus};
+use crate::support::{power::PowerDouble, private_bus::PrivateBus, rig::until_gone};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{runtime, time::timeout};
 use zbus::{Connection, Variant, connection::Builder};
@@ -318,20 +318,6 @@ impl Bench {
         timeout(PATIENCE, reply).await.expect("an answer or an end").is_ok()
     }
 
-    /// Waits until nobody has its name any more.
-    async fn until_gone(&self) {
-        let bus = "org.freedesktop.DBus";
-        let began = Instant::now();
-        loop {
-            let owned = self.client.call_method(Some(bus), "/", Some(bus), "NameHasOwner", &NAME).await;
-            if !owned.expect("a reply").body().deserialize::<bool>().expect("a boolean") {
-                return;
-            }
-            assert!(began.elapsed() < PATIENCE, "it is dead and has its name");
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    }
-
     /// A life in S0 with its gate open, in which S2 is answered. True if it was.
     async fn answered(&self, life: &mut Life) -> bool {
         self.until(life, |_, reasons, _| !reasons.iter().any(|r| r == "EvidenceMissing")).await
@@ -381,7 +367,7 @@ impl Bench {
             }
             let hit = life.has_ended() || self.traced().contains("INJECTED");
             life.kill();
-            self.until_gone().await;
+            until_gone(&self.client, PATIENCE).await;
             let again = "unlink,write,pwrite64,fsync,rename:error=EROFS:when=1+";
             let again = [again.to_owned()];
             let mut life = self.begin(attack.stays.then_some((Place::Both, &again[..])));
@@ -395,7 +381,7 @@ impl Bench {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             life.kill();
-            self.until_gone().await;
+            until_gone(&self.client, PATIENCE).await;
             Outcome { answered, hit, state, opened }
         })
     }
@@ -411,7 +397,7 @@ impl Bench {
             assert!(self.until(&mut life, |_, _, open| open).await, "{}", self.said());
             kill_process(life.pid().expect("it runs"), Signal::TERM).expect("it runs");
             life.child.wait().expect("it ends");
-            self.until_gone().await;
+            until_gone(&self.client, PATIENCE).await;
         });
         fs::create_dir_all(seed).expect("a directory");
         for name in ["state", "run"] {
@@ -432,7 +418,7 @@ impl Bench {
                 self.until_quiet(&mut life, false).await;
                 tokio::time::sleep(Duration::from_millis(1200)).await;
                 life.kill();
-                self.until_gone().await;
+                until_gone(&self.client, PATIENCE).await;
             });
             // strace counts for each thread.
             let mut counted: BTreeMap<(String, String), usize> = BTreeMap::new();

@@ -313,3 +313,17 @@ pub async fn set_within(bound: Duration, client: &Connection, state: &str) {
     let reply = client.call_method(Some(NAME), PATH, Some(PROPERTIES), "Set", &arguments);
     timeout(bound, reply).await.expect("a Set is answered").expect("a Set succeeds");
 }
+
+/// Waits until nobody has the daemon's name any more.
+pub async fn until_gone(client: &Connection, within: Duration) {
+    let bus = "org.freedesktop.DBus";
+    let began = Instant::now();
+    loop {
+        let owned = client.call_method(Some(bus), "/", Some(bus), "NameHasOwner", &NAME).await;
+        if !owned.expect("a reply").body().deserialize::<bool>().expect("a boolean") {
+            return;
+        }
+        assert!(began.elapsed() < within, "it is dead and has its name");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
