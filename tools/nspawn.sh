@@ -603,6 +603,84 @@ upgrades() {
     stop_machine
 }
 
+# ---- the package for the host
+
+message() { sed -n "s/^$1 //p" "$source/host/messages.txt"; }
+
+# told STATE...: what the BMC was told since the machine's root was made. A Get tells it nothing.
+told() {
+    local state wanted=
+    for state; do wanted+=$(message "$state")$'\n'; done
+    diff <(printf %s "$wanted") <(grep -vx "$(message Get)" "$root/var/log/ipmitool")
+}
+
+ended() {
+    for _ in $(seq 300); do
+        kill -0 "$nspawn" 2>/dev/null || return 0
+        sleep 0.1
+    done
+    return 1
+}
+
+# Without a unit of its own, systemd-nspawn ends at a reboot, and leaves the next boot to who started it.
+restart_by() {
+    in_machine "$@" || true
+    check "it ends by: $*" ended
+    start_machine
+}
+
+# A shutdown by systemd-shutdown itself, which is what runs the hook; in a container as on a machine.
+host_package() {
+    echo "-- the package for the host, on a machine that is shut down in all ways"
+    new_root host
+    check "it installs" env DESTDIR="$root" "$source/host/install.sh"
+    write /usr/local/bin/ipmitool <<<$'#!/bin/sh\necho "$*" >>/var/log/ipmitool\necho " 00 00"'
+    chmod 755 "$root/usr/local/bin/ipmitool"
+    systemctl --quiet --root="$root" enable acpi-state-host.service
+    start_machine
+    check "the machine is running, no unit has failed" in_machine systemctl is-system-running
+    check "systemd-analyze verify is silent" silent in_machine systemd-analyze verify --man=no \
+        acpi-state-host.service acpi-state-host-check.service acpi-state-host-check.timer
+    check "a boot says S0" within 5 told S0
+    check "the timer runs" active acpi-state-host-check.timer
+    in_machine systemctl start acpi-state-host-check.service
+    check "a check asks" grep -qx "$(message Get)" "$root/var/log/ipmitool"
+    check "and tells nothing to a BMC that knows" told S0
+    restart_by systemctl reboot
+    check "a reboot says S2, and the next boot S0" within 5 told S0 S2 S0
+    restart_by systemctl reboot --force
+    check "so does one that stops no unit" within 5 told S0 S2 S0 S2 S0
+    # In a container systemd-shutdown has the manager above restart it. Up to there it is a kexec.
+    restart_by systemctl start --job-mode=replace-irreversibly --no-block kexec.target
+    check "a kexec says nothing, and the next boot S0" within 5 told S0 S2 S0 S2 S0 S0
+    in_machine systemctl poweroff || true
+    check "a poweroff ends the machine" ended
+    check "and says S5" told S0 S2 S0 S2 S0 S0 S5
+    rm "$root/var/log/ipmitool"
+    start_machine
+    check "S0 again" within 5 told S0
+    in_machine systemctl halt || true
+    check "a halt ends the machine" ended
+    check "and says nothing" told S0
+    start_machine
+    check "S0 again" within 5 told S0 S0
+    in_machine systemctl disable --quiet --now acpi-state-host.service
+    restart_by systemctl reboot
+    check "where the service is disabled, a reboot says nothing" told S0 S0
+    # An ipmitool that neither answers nor ends when it is asked to.
+    systemctl --quiet --root="$root" enable acpi-state-host.service
+    write /usr/local/bin/ipmitool <<<$'#!/bin/sh\ntrap "" TERM\necho "$*" >>/var/log/ipmitool\nsleep 1000 </dev/null >/dev/null 2>&1'
+    write /etc/acpi-state-host.conf <<<'IPMITOOL_TIMEOUT=1'
+    restart_by systemctl reboot
+    check "a machine whose ipmitool hangs is running, no unit has failed" in_machine systemctl is-system-running
+    local before=$SECONDS
+    in_machine systemctl poweroff || true
+    check "a poweroff ends it too" ended
+    check "within 15 s" [ $((SECONDS - before)) -lt 15 ]
+    check "S5 was tried twice" [ "$(grep -cx "$(message S5)" "$root/var/log/ipmitool")" = 2 ]
+    stop_machine
+}
+
 [ "$EUID" = 0 ] || fail "this needs root"
 [ -c /dev/null ] || fail "/dev/null is not a device"
 trap clean_up EXIT
@@ -612,6 +690,7 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/acpi-nspawn.XXXXXX")
 began=$SECONDS
 bare_machine
 upgrades
+host_package
 outcome=ok
 [ $failed = 0 ] || outcome=FAILED
 echo "test result: $outcome. $passed passed; $failed failed; in $((SECONDS - began)) s"

@@ -337,7 +337,12 @@ class Conductor:
 
     def ending(self, cycle):
         host = self.host
-        if cycle.ending == "warm-reset":
+        if cycle.ending in ("warm-reset", "os-reboot"):
+            if cycle.ending == "os-reboot":
+                # While nothing shows a reset yet.
+                self.say_state("S2")
+                self.expect_blind("before a reboot")
+                self.expect_targets("S2")
             host.note("warm-reset")
             host.post_complete_falls()
             time.sleep(0.3 + cycle.early)

@@ -5,14 +5,27 @@ Drives two GPIO lines and KCS, and writes down what it did and when. Must never 
 but for the answers that it gets over KCS.
 """
 
+import os
 import time
 
 from kcs import Failed, Kcs
 from machine import POST_COMPLETE, POWER_GOOD
 
 NETFN_APP, GET_DEVICE_ID, SET_ACPI, GET_ACPI = 0x06, 0x01, 0x06, 0x07
-# System and device state. A device is never further off than D3.
-CODES = {"S0": (0x00, 0x00), "S2": (0x02, 0x02), "S5": (0x05, 0x03)}
+
+
+def messages():
+    """The data of Set ACPI Power State for each state, byte for byte what the package for the host says (host/messages.txt)."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../host/messages.txt")
+    with open(path, encoding="utf-8") as file:
+        lines = [line.split() for line in file if not line.startswith("#")]
+    said = {state: [int(byte, 16) for byte in bytes_] for state, raw, *bytes_ in lines}
+    return {state: said[state][2:] for state in ("S0", "S2", "S5") if said[state][:2] == [NETFN_APP, SET_ACPI]}
+
+
+MESSAGES = messages()
+# What Get gives then: system and device state.
+CODES = {state: tuple(byte & 0x7F for byte in said) for state, said in MESSAGES.items()}
 
 
 class Host:
@@ -86,11 +99,10 @@ class Host:
 
     def report(self, state, give_up=False):
         """Set ACPI Power State, both halves; as UEFI: three tries, then on without. Returns the exchange or None."""
-        both = [0x80 | code for code in CODES[state]]
         for _ in range(3):
             self.note("says", state)
             try:
-                exchange = self.kcs.ask(NETFN_APP, SET_ACPI, both, give_up)
+                exchange = self.kcs.ask(NETFN_APP, SET_ACPI, MESSAGES[state], give_up)
             except Failed as error:
                 self.note("kcs-failed", f"{state}: {error}")
                 if state == "S0":

@@ -4,8 +4,8 @@
 import random
 from dataclasses import asdict, dataclass
 
-# How a cycle ends (openbmc 2.2).
-ENDINGS = ["os-shutdown", "power-cycle", "warm-reset", "dc-loss"]
+# How a cycle ends (openbmc 2.2). An "os-reboot" is a warm reset that the OS announces, as our package for the host does (host/).
+ENDINGS = ["os-shutdown", "power-cycle", "warm-reset", "os-reboot", "dc-loss"]
 # What UEFI does between power on and S0.
 POSTS = ["plain", "reset", "hang", "kcs-retry", "repeat-s2", "plain"]
 # What befalls the BMC meanwhile, and when: while off, before UEFI's S2, in POST, in S0.

@@ -62,7 +62,7 @@ fn what_is_cited_is_there() {
     let note = regex(r"\bnote ([A-Z]?[0-9]+)\b");
     let elsewhere = regex(r"\b(design|contract) [0-9]|\b(design|style|stack|evidence|test-bench)\.md");
     let (mut cited, mut wrong) = (0, Vec::new());
-    let all = ["src", "tests", "sim", "doubles", "model", "bench", "tools", "qemu", "docs"];
+    let all = ["src", "tests", "sim", "doubles", "model", "bench", "tools", "qemu", "docs", "host"];
     for file in all.iter().flat_map(|directory| files(directory, &[".rs", ".md", ".sh", ".patch", ".py"])) {
         if file.ends_with("tests/it/docs.rs") || file.ends_with("docs/rules.md") {
             continue;
@@ -89,7 +89,7 @@ fn what_is_cited_is_there() {
 fn every_link_of_a_document_leads_to_a_file() {
     let link = regex(r"\]\(([^)#\s]+)(#[^)]*)?\)");
     let mut pages = files("docs", &[".md"]);
-    pages.extend(["README.md", "CONTRIBUTING.md"].map(|page| Path::new(ROOT).join(page)));
+    pages.extend(["README.md", "CONTRIBUTING.md", "host/README.md"].map(|page| Path::new(ROOT).join(page)));
     let (mut links, mut wrong) = (0, Vec::new());
     for page in pages {
         for link in link.captures_iter(&read(&page)) {
@@ -110,7 +110,7 @@ fn every_link_of_a_document_leads_to_a_file() {
 #[test]
 fn the_files_that_the_guides_name_are_there() {
     let named = regex(
-        r"`((?:adapters|bench|dbus|docs|examples|logic|model|qemu|shell|sim|src|systemd|tests|tools|yocto)/[a-zA-Z0-9_./-]+)`",
+        r"`((?:adapters|bench|dbus|docs|examples|host|logic|model|qemu|shell|sim|src|systemd|tests|tools|yocto)/[a-zA-Z0-9_./-]+)`",
     );
     let (mut paths, mut wrong) = (0, Vec::new());
     for page in ["CONTRIBUTING.md", "README.md", "docs/architecture.md"] {
@@ -188,7 +188,9 @@ fn the_commands_that_are_given_run_tests() {
         .iter()
         .flat_map(|directory| files(directory, &[".rs", ".md", ".sh"]))
         .collect();
-    pages.extend(["README.md", "CONTRIBUTING.md", "dev"].map(|page| Path::new(ROOT).join(page)));
+    pages.extend(
+        ["README.md", "CONTRIBUTING.md", "dev", "host/README.md"].map(|page| Path::new(ROOT).join(page)),
+    );
     let (mut given, mut wrong) = (0, Vec::new());
     for page in pages.iter().filter(|page| !page.ends_with("tests/it/docs.rs")) {
         for command in command.captures_iter(&read(page)) {

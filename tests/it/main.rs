@@ -22,6 +22,7 @@ mod fan_events;
 mod fans;
 mod files;
 mod frozen;
+mod host_package;
 mod hostile;
 mod imports;
 mod inventory;

@@ -24,6 +24,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs `scenario` beside a user manager of its own. `name` is that of the calling test.
 fn beside_systemd(name: &str, scenario: impl FnOnce(&Bench)) {
+    beside(&format!("systemd::{name}"), scenario);
+}
+
+/// The same for a test of another module: `name` is `MODULE::TEST`.
+pub(crate) fn beside(name: &str, scenario: impl FnOnce(&Bench)) {
     if env::var_os("ACPI_SCENARIO").is_some_and(|wanted| wanted == name) {
         return scenario(&Bench::new());
     }
@@ -32,7 +37,7 @@ fn beside_systemd(name: &str, scenario: impl FnOnce(&Bench)) {
     let output = Command::new("timeout")
         .args(["--kill-after=5", "60", "bash", script, DAEMON])
         .arg(itself)
-        .args(["--exact", &format!("systemd::{name}"), "--nocapture", "--test-threads=1"])
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env("ACPI_SCENARIO", name)
         .stdin(Stdio::null())
         .output()
@@ -56,7 +61,7 @@ fn user(program: &str, args: &[&str]) -> Output {
 }
 
 /// What a scenario holds: the user manager it runs beside.
-struct Bench {
+pub(crate) struct Bench {
     units: PathBuf,
     logs: PathBuf,
 }
@@ -79,12 +84,12 @@ impl Bench {
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
-    fn systemctl(&self, args: &[&str]) -> String {
+    pub(crate) fn systemctl(&self, args: &[&str]) -> String {
         self.ok("systemctl", args)
     }
 
     /// Waits until `what` is true.
-    fn until(&self, what: &str, condition: impl Fn() -> bool) {
+    pub(crate) fn until(&self, what: &str, condition: impl Fn() -> bool) {
         let begin = Instant::now();
         while !condition() {
             assert!(begin.elapsed() < PATIENCE, "waited in vain until {what}{}", self.told());
@@ -93,7 +98,7 @@ impl Bench {
     }
 
     /// The logs, for a failure.
-    fn told(&self) -> String {
+    pub(crate) fn told(&self) -> String {
         let log = |name| fs::read_to_string(self.logs.join(name)).unwrap_or_default();
         let units =
             text(&user("systemctl", &["list-units", "--all", "--no-pager", "--plain", "host-*", "acpi*"]));
@@ -109,11 +114,11 @@ impl Bench {
     }
 
     /// A property of a unit, as `systemctl show` says it.
-    fn show(&self, unit: &str, property: &str) -> String {
+    pub(crate) fn show(&self, unit: &str, property: &str) -> String {
         self.systemctl(&["show", "--value", "--property", property, unit])
     }
 
-    fn active(&self, unit: &str) -> bool {
+    pub(crate) fn active(&self, unit: &str) -> bool {
         self.show(unit, "ActiveState") == "active"
     }
 
@@ -135,7 +140,7 @@ impl Bench {
     }
 
     /// Writes unit files (path under the unit directory, contents) and has the manager read them.
-    fn write_units(&self, files: &[(&str, &str)]) {
+    pub(crate) fn write_units(&self, files: &[(&str, &str)]) {
         for (path, contents) in files {
             let path = self.units.join(path);
             fs::create_dir_all(path.parent().expect("a file")).expect("mkdir");

@@ -8,6 +8,7 @@ mod boots;
 mod common;
 mod fans;
 mod field_failure;
+mod host_package;
 mod ipmi;
 mod power_control;
 mod protections;
