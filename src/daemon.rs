@@ -51,6 +51,7 @@ use crate::{
         i2c::LinuxBuses,
         mapper::Mapper,
         peers::Peers,
+        post_codes::PostCodes,
         power_state::PowerState,
         sensor_objects::SensorObject,
         spd_mux::{self, LinuxLines},
@@ -291,7 +292,8 @@ fn machines(hosts: Vec<config::Host>, stored: Vec<Option<Stored>>, clock: Clock)
 /// The objects on the bus, as they are before the first event.
 fn tree(event_loop: &EventLoop, hosts: &[config::Host], wiring: &Wiring) -> Tree {
     let objects = event_loop.views().zip(hosts).enumerate();
-    let acpi = objects.map(|(host, (view, settings))| AcpiObject::new(host, settings.id, view.clone()));
+    let acpi = objects
+        .map(|(host, ((known, view), settings))| AcpiObject::new(host, settings.id, known, view.clone()));
     let sensors = wiring.settings().map(|(sensor, host)| SensorObject::new(host, sensor));
     let machine_id = std::fs::read_to_string(MACHINE_ID).ok().map(|id| id.trim().to_owned());
     Tree { acpi: acpi.collect(), sensors: sensors.collect(), machine_id }
@@ -313,6 +315,7 @@ fn peers(
         mapper: Mapper::new(tree.acpi.iter().map(|object| object.path().to_owned())),
         fans: FanControl::new(hosts.iter().map(|host| &host.fans), held, left),
         boot_progress: BootProgress::new(ids()),
+        post_codes: PostCodes::new(ids()),
         cpu_power: CpuPower::new(hosts.iter().map(|host| host.cpu_power_sensor.as_deref())),
         fan_config: FanConfig::new(tree.sensors.iter().map(|object| (object.path(), object.host()))),
         dimm_inventory: DimmInventory::new(ids()),

@@ -65,10 +65,11 @@ fn main() -> Result<ExitCode> {
     }
 }
 
-/// The daemon with `settle` 0 and one guarded bus; all else as shipped.
+/// The daemon with `settle` and `min_post` 0, and one guarded bus; all else as shipped.
 async fn serve(address: &str) -> Result<()> {
     let mut host = Host::new(0);
     host.timing.settle = Duration::ZERO;
+    host.timing.min_post = Duration::ZERO;
     let settings = Settings { hosts: vec![host], buses: vec![Bus::new(3, vec![0])], ..Settings::default() };
     let connection = socket::connect(address).await?;
     let daemon = Daemon::new(settings, Clock::default(), connection, Supervisor::silent());

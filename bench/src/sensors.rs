@@ -82,6 +82,7 @@ pub(crate) async fn serve(address: &str, poll: Duration) -> Result<()> {
     let mut host = Host::new(0);
     // The gate opens at once, so that a thousand closings do not take hours.
     host.timing.settle = Duration::from_millis(1);
+    host.timing.min_post = Duration::ZERO;
     host.has_dimms = true;
     let sensor = |bus: u32, slot: u8| {
         let source = Source::Device { device: Device::Jc42, bus, address: 0x18 + slot };

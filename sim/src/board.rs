@@ -54,6 +54,8 @@ const EARLIEST_SPD: Duration = Duration::from_millis(80);
 const REST_OF_POST: Duration = secs(4);
 /// From POST complete to `ExitBootServices`.
 const BOOT_LOADER: Duration = secs(1);
+/// From there until the operating system runs the methods by which firmware A reports.
+const OS_LOADS: Duration = secs(3);
 /// How long the host works before the next event, once the BMC polls.
 const WORK: Duration = secs(4);
 /// How long the power is off between a shutdown and the power button.
@@ -341,44 +343,49 @@ impl Board {
     }
 
     /// Whether anything but the host itself can tell that this boot begins before UEFI reads the SPDs,
-    /// and nobody opens the gate with a false report (rules 3.2, last paragraph).
+    /// and nobody opens the gate with a false report (rules 3.2, Known limits).
     #[must_use]
     pub fn protectable(&self, way: Way) -> bool {
-        match way {
-            // A trusted POST status keeps the gate closed whatever anybody reports.
-            Way::AdminSetsS0 => self.setup.evidence.post_complete_trusted,
-            Way::WarmReset => self.setup.firmware.reports_first() || self.power.shows_warm_reset(),
-            Way::PowerOn
-            | Way::OsShutdown
-            | Way::SlowOsShutdown
-            | Way::PowerCycle
-            | Way::ShortCycle
-            | Way::DcLoss
-            | Way::ForcedOff
-            | Way::ResetInPost
-            | Way::Hang
-            | Way::NoCpuPower => true,
-        }
+        let Setup { firmware, power, evidence, .. } = &self.setup;
+        let same_request =
+            way == Way::ForcedReset && !firmware.reports_first() && !self.power.shows_forced_reset();
+        way.protectable(*firmware, *power, evidence.post_complete_trusted) && !same_request
+    }
+
+    /// Whether the firmware lets anything be heard of it in POST, so that its silence is worth a diagnosis (rules 3.7).
+    fn firmware_gives_a_sign(&self) -> bool {
+        let Setup { firmware, evidence, sends_progress, .. } = &self.setup;
+        let says = firmware.reports(Report::S2) || *firmware == Firmware::P;
+        says || *sends_progress || evidence.post_complete_trusted
     }
 
     /// Performs one boot and counts it. The host works at its end, except after a hang.
     pub async fn boot(&mut self, way: Way) -> Result<()> {
         let openings = self.openings();
+        // A request that is made is the same as the next one.
+        let protected = self.protectable(way);
         self.leave(way).await?;
         let spds = self.post(way).await?;
         let reached_os = !matches!(way, Way::Hang | Way::NoCpuPower);
         if reached_os {
             self.reach_os().await?;
-            self.wait_for_the_gate(way, &openings).await;
+            self.wait_for_the_gate(protected, &openings).await;
             self.wait_for_the_fans(way).await;
             sleep(self.clock, WORK).await;
         } else if way == Way::Hang {
             self.tell(Who::Host, "UEFI hangs");
             self.wait_for_diagnoses(&["StuckInPost"], self.setup.timing.deadline).await;
         } else {
-            self.wait_for_diagnoses(&["NoCpuPower", "FirmwareSilent"], self.setup.timing.silent_after).await;
+            let within = self.setup.timing.silent_after;
+            if self.firmware_gives_a_sign() {
+                self.wait_for_diagnoses(&["NoCpuPower", "FirmwareSilent"], within).await;
+            } else {
+                self.wait_for_diagnoses(&["NoCpuPower"], within).await;
+                // Time enough for what is not due.
+                sleep(self.clock, within).await;
+            }
         }
-        self.count(way, &spds, reached_os, &openings);
+        self.count(way, protected, &spds, reached_os, &openings);
         Ok(())
     }
 
@@ -453,6 +460,21 @@ impl Board {
                 self.press_button("the power button").await
             }
             Way::WarmReset => self.warm_reset().await,
+            Way::OsReboot => self.os_reboot().await,
+            Way::HardReset => {
+                self.observer.host_is_silent();
+                self.tell(Who::Host, "the hardware resets the host, and asks nobody");
+                let shown = self.power.host_reset().await?;
+                self.was_reset(shown);
+                Ok(())
+            }
+            Way::ForcedReset => {
+                self.observer.host_is_silent();
+                self.tell(Who::Other, "a client requests a forced warm reboot");
+                let shown = self.power.forced_reset().await?;
+                self.was_reset(shown);
+                Ok(())
+            }
         }
     }
 
@@ -488,15 +510,52 @@ impl Board {
         };
         self.tell(Who::Power, what);
         let shown = self.power.warm_reset().await?;
+        self.was_reset(shown);
+        Ok(())
+    }
+
+    /// The operating system has its firmware reset the host; some tell the BMC of it.
+    async fn os_reboot(&mut self) -> Result<()> {
+        self.tell(Who::Host, "the operating system reboots");
+        match self.setup.firmware {
+            Firmware::A => {
+                let answer = self.report(Report::S5).await;
+                self.quiet.from(answer.at);
+            }
+            Firmware::P => {
+                let code = self.ipmid.send_reset_system().await;
+                self.sent("ResetSystem", code);
+                self.quiet.from(Instant::now() + REACTION);
+                self.watch_the_fans();
+            }
+            Firmware::F | Firmware::FLate | Firmware::FRetry | Firmware::M | Firmware::N => {}
+        }
+        sleep(self.clock, SMM).await;
+        self.observer.host_is_silent();
+        let shown = self.power.host_reset().await?;
+        if self.setup.firmware == Firmware::A {
+            // It said S5, and that stands until it says S0.
+            if let Some(shown) = shown {
+                self.quiet.from(shown + REACTION);
+            }
+            self.power_signal = Instant::now();
+        } else {
+            self.was_reset(shown);
+        }
+        Ok(())
+    }
+
+    /// The host is at its reset vector, its power on, as `shown` on D-Bus.
+    fn was_reset(&mut self, shown: Option<Instant>) {
         if let Some(shown) = shown {
             self.quiet.from(shown + REACTION);
         }
         self.power_signal = Instant::now();
-        // A kind that reports S2, early or late, shows it; another is seen only by the signal.
-        if shown.is_some() || self.setup.firmware.reports(Report::S2) {
+        // A kind that reports S2 or a stage, early or late, shows it; another is seen only by the signal.
+        let firmware = self.setup.firmware;
+        if shown.is_some() || firmware.reports(Report::S2) || firmware == Firmware::P {
             self.performed.warm_resets += 1;
         }
-        Ok(())
     }
 
     /// The power is gone, as `shown` on D-Bus.
@@ -520,7 +579,7 @@ impl Board {
             self.tell(Who::Power, "chassis On; no power gets into the CPU, so nothing runs");
             return Ok(Spds { first: Instant::now(), missing: Vec::new() });
         }
-        let power_on_is_s2 = self.setup.evidence.s2_from_power_on && way != Way::WarmReset;
+        let power_on_is_s2 = self.setup.evidence.s2_from_power_on && !way.is_reset();
         if power_on_is_s2 && !self.setup.firmware.reports(Report::S2) {
             self.watch_the_fans();
         }
@@ -587,13 +646,21 @@ impl Board {
 
     /// UEFI tells how far it is, if it does.
     async fn send_progress(&mut self, stage: &str) {
-        if !self.setup.sends_progress {
-            return;
+        if self.setup.sends_progress {
+            self.send_stage(stage).await;
         }
+    }
+
+    async fn send_stage(&mut self, stage: &str) {
         let code = self.ipmid.send_boot_progress(stage).await;
-        self.tell(Who::Host, &format!("sends the progress code of {stage}: {code:02x}h"));
+        self.sent(stage, code);
+    }
+
+    /// UEFI sent the progress code of `what`, and was answered with `code`.
+    fn sent(&mut self, what: &str, code: u8) {
+        self.tell(Who::Host, &format!("sends the progress code of {what}: {code:02x}h"));
         if code != cc::OK {
-            self.tally.faults.push(format!("the progress code of {stage} was answered with {code:02x}h"));
+            self.tally.faults.push(format!("the progress code of {what} was answered with {code:02x}h"));
         }
     }
 
@@ -606,10 +673,17 @@ impl Board {
         if response.first() != Some(&cc::OK) {
             self.tally.faults.push("the administrator's S0 was refused".into());
         }
+        if self.setup.firmware == Firmware::P {
+            // Its next stage looks like a reset.
+            self.performed.warm_resets += 1;
+        }
     }
 
     /// The rest of POST, until the operating system runs.
     async fn reach_os(&mut self) -> Result<()> {
+        if self.setup.firmware == Firmware::P {
+            return self.reach_os_by_stages().await;
+        }
         self.send_progress("PCIInit").await;
         sleep(self.clock, REST_OF_POST).await;
         self.zones.watch(None);
@@ -625,7 +699,29 @@ impl Board {
         self.power.post_complete().await?;
         sleep(self.clock, BOOT_LOADER).await;
         self.quiet.until(Instant::now());
+        if self.setup.firmware == Firmware::A {
+            self.tell(Who::Host, "the operating system boots, and runs the firmware's methods");
+            sleep(self.clock, OS_LOADS).await;
+        }
         self.report(Report::S0).await;
+        Ok(())
+    }
+
+    /// The same of a UEFI that is heard from DXE on, in edk2's order.
+    async fn reach_os_by_stages(&mut self) -> Result<()> {
+        for stage in ["OEM", "SystemInitComplete", "PCIInit"] {
+            self.send_stage(stage).await;
+        }
+        sleep(self.clock, REST_OF_POST).await;
+        self.send_stage("OSStart").await;
+        self.power.post_complete().await?;
+        self.send_stage("OEM").await;
+        sleep(self.clock, BOOT_LOADER).await;
+        self.zones.watch(None);
+        self.platform.work(Load::Working);
+        self.quiet.until(Instant::now());
+        self.performed.host_says_off(false);
+        self.send_stage("OSRunning").await;
         Ok(())
     }
 
@@ -655,8 +751,8 @@ impl Board {
         self.pollers.iter().map(Poller::openings).collect()
     }
 
-    async fn wait_for_the_gate(&self, way: Way, before: &[u64]) {
-        if !self.protectable(way) {
+    async fn wait_for_the_gate(&self, protected: bool, before: &[u64]) {
+        if !protected {
             // It may never have closed.
             return sleep(self.clock, self.setup.timing.settle).await;
         }
@@ -717,8 +813,7 @@ impl Board {
         }
     }
 
-    fn count(&mut self, way: Way, spds: &Spds, reached_os: bool, before: &[u64]) {
-        let protected = self.protectable(way);
+    fn count(&mut self, way: Way, protected: bool, spds: &Spds, reached_os: bool, before: &[u64]) {
         let (mut closed, mut open) = (0, 0);
         for transfer in self.buses.iter().flat_map(|bus| bus.take_log()) {
             if transfer.master == Master::Bmc {

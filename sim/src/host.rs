@@ -38,13 +38,17 @@ pub enum Firmware {
     FRetry,
     /// Only S0 at `ExitBootServices`, and S5 before the power-off.
     M,
+    /// As AMI Aptio: S0 and S5, by methods that the OS runs. Linux 6.1 or later has S5 reported at a plain reboot too.
+    A,
+    /// Boot progress by SBMR from DXE on, and no ACPI state. Before a reset that the OS asks for it says so.
+    P,
     /// Nothing.
     N,
 }
 
 impl Firmware {
     /// All kinds.
-    pub const ALL: [Self; 5] = [Self::F, Self::FLate, Self::FRetry, Self::M, Self::N];
+    pub const ALL: [Self; 7] = [Self::F, Self::FLate, Self::FRetry, Self::M, Self::A, Self::P, Self::N];
 
     /// As on the command line.
     #[must_use]
@@ -54,6 +58,8 @@ impl Firmware {
             Self::FLate => "f-late",
             Self::FRetry => "f-retry",
             Self::M => "m",
+            Self::A => "a",
+            Self::P => "p",
             Self::N => "n",
         }
     }
@@ -66,6 +72,8 @@ impl Firmware {
             Self::FLate => "reads the SPDs, then reports S2; reports S0 and S5",
             Self::FRetry => "reports S2, S0 and S5, each request retried while the first is in flight",
             Self::M => "reports only S0, and S5 before power-off",
+            Self::A => "reports S0 when the OS loads, and S5 at shutdown and reboot",
+            Self::P => "sends boot progress from DXE on, and says that it is about to be reset",
             Self::N => "reports nothing",
         }
     }
@@ -75,8 +83,8 @@ impl Firmware {
     pub const fn reports(self, state: Report) -> bool {
         match self {
             Self::F | Self::FLate | Self::FRetry => true,
-            Self::M => !matches!(state, Report::S2),
-            Self::N => false,
+            Self::M | Self::A => !matches!(state, Report::S2),
+            Self::P | Self::N => false,
         }
     }
 
@@ -84,6 +92,12 @@ impl Firmware {
     #[must_use]
     pub const fn reports_first(self) -> bool {
         matches!(self, Self::F | Self::FRetry)
+    }
+
+    /// Whether it says that the OS is about to reset the host.
+    #[must_use]
+    pub const fn announces_reboot(self) -> bool {
+        matches!(self, Self::A | Self::P)
     }
 }
 
@@ -284,6 +298,8 @@ mod tests {
         let of = |kind: Firmware| [Report::S2, Report::S0, Report::S5].map(|state| kind.reports(state));
         assert_eq!(of(Firmware::F), [true, true, true]);
         assert_eq!(of(Firmware::M), [false, true, true]);
+        assert_eq!(of(Firmware::A), [false, true, true]);
+        assert_eq!(of(Firmware::P), [false, false, false]);
         assert_eq!(of(Firmware::N), [false, false, false]);
     }
 }

@@ -56,6 +56,25 @@ const ENUM: &str = "xyz.openbmc_project.Control.Power.ACPIPowerState.ACPI.";
 const CHANGE: u8 = 0x80;
 const NO_CHANGE: u8 = 0x7f;
 
+/// The code that UEFI sends for this stage: type and severity, operation, subclass, class, instance. The real handler makes a stage of
+/// these five only (`sbmrhandler.cpp`, `getSbmrBootProgressStage`); for all others one of edk2's PEI core.
+fn progress_code(stage: &str) -> [u8; 9] {
+    let [low, high, subclass, class] = match stage {
+        "PCIInit" => [0x01, 0x10, 0x01, 0x02],
+        "SystemInitComplete" => [0x01, 0x10, 0x04, 0x03],
+        "SystemSetup" => [0x07, 0x00, 0x05, 0x03],
+        "OSStart" => [0x01, 0x80, 0x05, 0x03],
+        "OSRunning" => [0x19, 0x10, 0x10, 0x03],
+        // The DXE core's beginning.
+        "OEM" => [0x00, 0x10, 0x04, 0x03],
+        _ => [0x00, 0x10, 0x02, 0x03],
+    };
+    [0x01, 0x00, 0x00, 0x00, low, high, subclass, class, 0x00]
+}
+
+/// What edk2's runtime services send before they reset the host (`EFI_SW_RS_PC_RESET_SYSTEM`). The real handler makes `OEM` of it.
+const RESET_SYSTEM: [u8; 9] = [0x01, 0x00, 0x00, 0x00, 0x0a, 0x10, 0x11, 0x03, 0x00];
+
 /// The service, as the KCS interface reaches it.
 #[derive(Clone, Debug)]
 pub struct Ipmid {
@@ -81,8 +100,16 @@ impl Ipmid {
     /// Send Boot Progress Code of the SBMR group, by which UEFI tells how far it is: the code to `Boot.Raw`, then the time, then the
     /// stage, each to the first object that has it (openbmc 6). The completion code.
     pub async fn send_boot_progress(&self, stage: &str) -> u8 {
-        // A progress code of edk2's PEI core; its eight bytes are looked at by nobody here.
-        let code = Variant::from(vec![0x01_u8, 0x00, 0x00, 0x00, 0x00, 0x10, 0x02, 0x03]);
+        self.send_code(progress_code(stage), stage).await
+    }
+
+    /// The same command, right before the OS has UEFI reset the host.
+    pub async fn send_reset_system(&self) -> u8 {
+        self.send_code(RESET_SYSTEM, "OEM").await
+    }
+
+    async fn send_code(&self, code: [u8; 9], stage: &str) -> u8 {
+        let code = Variant::from((code.to_vec(), Vec::<u8>::new()));
         for (interface, property, value) in [
             (RAW, "Value", code),
             (PROGRESS.interface, STAMP, Variant::from(now_us())),

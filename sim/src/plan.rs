@@ -18,7 +18,7 @@ pub const X86_BARE: Flavour = Flavour::X86 { post_complete: false, boot_progress
 /// x86-power-control with a patch that gives it a boot progress, without a time stamp.
 pub const X86_PROGRESS: Flavour = Flavour::X86 { post_complete: true, boot_progress: true };
 
-/// How long a host may hang in POST on the board that shows it; the default is 30 min.
+/// How long a host may hang in POST on the board that shows it; the default is 60 min.
 const SHORT_DEADLINE: Duration = Duration::from_secs(120);
 
 /// Slow enough for the CPU's temperature to fail within the two minutes that the board shows.
@@ -56,10 +56,10 @@ impl Common {
 /// The show for a newcomer: each kind of firmware and each way to boot, once.
 #[must_use]
 pub fn show(common: Common) -> Vec<Part> {
-    use Firmware::{F, FLate, FRetry, M, N};
+    use Firmware::{A, F, FLate, FRetry, M, N, P};
     use Way::{
-        AdminSetsS0, DcLoss, ForcedOff, Hang, NoCpuPower, OsShutdown, PowerCycle, PowerOn, ResetInPost,
-        ShortCycle, SlowOsShutdown, WarmReset,
+        AdminSetsS0, DcLoss, ForcedOff, ForcedReset, Hang, HardReset, NoCpuPower, OsReboot, OsShutdown,
+        PowerCycle, PowerOn, ResetInPost, ShortCycle, SlowOsShutdown, WarmReset,
     };
     let ways = [PowerOn, OsShutdown, PowerCycle, WarmReset];
     let mut parts = vec![common.part("A server's day", F, X86, &ways)];
@@ -70,6 +70,10 @@ pub fn show(common: Common) -> Vec<Part> {
     parts.push(common.part("An impatient host", FRetry, X86, &[PowerOn, SlowOsShutdown, WarmReset]));
     let ways = [PowerOn, OsShutdown, WarmReset, PowerCycle];
     parts.push(common.part("A firmware that says little", M, X86, &ways));
+    let ways = [PowerOn, OsReboot, ForcedReset, OsShutdown];
+    parts.push(common.part("A firmware that speaks when the OS has it speak", A, X86_BARE, &ways));
+    let ways = [PowerOn, OsReboot, OsShutdown, ForcedReset];
+    parts.push(common.part("A firmware that tells how far it is, and no state", P, Flavour::Psm, &ways));
     let ways = [PowerOn, OsShutdown, WarmReset, PowerCycle, AdminSetsS0];
     parts.push(common.part("A firmware that says nothing", N, X86, &ways));
     let ways = [PowerOn, OsShutdown, PowerCycle, WarmReset];
@@ -91,6 +95,13 @@ pub fn show(common: Common) -> Vec<Part> {
     parts.push(failure);
     let ways = [PowerOn, WarmReset, WarmReset];
     parts.push(common.part("What nobody can protect: a reset that nothing shows", M, X86_BARE, &ways));
+    let ways = [PowerOn, HardReset];
+    parts.push(common.part(
+        "What nobody can protect: a reset that is heard of after memory was read",
+        P,
+        Flavour::Psm,
+        &ways,
+    ));
     let ways = [PowerOn, AdminSetsS0, AdminSetsS0];
     parts.push(common.part("What nobody can protect: a false report", F, X86, &ways));
     parts
@@ -101,7 +112,11 @@ pub fn show(common: Common) -> Vec<Part> {
 #[must_use]
 pub fn boots_of(firmware: Firmware, boots: usize, common: Common) -> Vec<Part> {
     let boards: &[Flavour] = match firmware {
-        Firmware::F | Firmware::FRetry | Firmware::FLate | Firmware::M => &[X86, Flavour::Psm, X86_BARE],
+        Firmware::F | Firmware::FRetry | Firmware::FLate | Firmware::M | Firmware::A => {
+            &[X86, Flavour::Psm, X86_BARE]
+        }
+        // It needs an owner of its boot progress.
+        Firmware::P => &[Flavour::Psm],
         // It needs the trusted POST status.
         Firmware::N => &[X86],
     };
@@ -146,13 +161,14 @@ fn protectable_ways(firmware: Firmware, power: Flavour, boots: usize) -> Vec<Way
         Way::ResetInPost,
         Way::DcLoss,
         Way::ForcedOff,
+        Way::OsReboot,
+        Way::HardReset,
+        // A power cycle lies between two of them, and is another request.
+        Way::ForcedReset,
+        Way::AdminSetsS0,
     ];
-    if power == X86_BARE && !firmware.reports_first() {
-        turn.retain(|way| *way != Way::WarmReset);
-    }
-    if firmware == Firmware::N {
-        turn.push(Way::AdminSetsS0);
-    }
+    let trusted = Setup::new(firmware, power, 1).evidence.post_complete_trusted;
+    turn.retain(|way| way.protectable(firmware, power, trusted));
     std::iter::once(Way::PowerOn).chain(turn.into_iter().cycle()).take(boots).collect()
 }
 
@@ -160,9 +176,10 @@ fn protectable_ways(firmware: Firmware, power: Flavour, boots: usize) -> Vec<Way
 fn unprotectable_ways(firmware: Firmware) -> Vec<Way> {
     match firmware {
         Firmware::F | Firmware::FRetry => vec![Way::AdminSetsS0; 2],
-        Firmware::FLate | Firmware::M => {
+        Firmware::FLate | Firmware::M | Firmware::A => {
             vec![Way::WarmReset, Way::WarmReset, Way::AdminSetsS0, Way::AdminSetsS0]
         }
+        Firmware::P => vec![Way::HardReset, Way::HardReset, Way::AdminSetsS0],
         Firmware::N => Vec::new(),
     }
 }
@@ -178,7 +195,7 @@ fn heading(what: &str, setup: &Setup) -> String {
     for (set, name) in [
         (setup.evidence.post_complete_trusted, "post_complete trusted"),
         (setup.evidence.s0_from_post_complete, "s0_from_post_complete"),
-        (setup.evidence.s2_from_power_on, "s2_from_power_on"),
+        (!setup.evidence.s2_from_power_on, "s2_from_power_on false"),
     ] {
         if set {
             options.push(name);
@@ -194,10 +211,14 @@ fn heading(what: &str, setup: &Setup) -> String {
 pub fn explain_unprotectable() -> &'static str {
     "
 Boots that nobody can protect, and what helps:
-  - A warm reset of a firmware that reports S2 late or never, on a board that does not show the reset on
-    D-Bus: the BMC goes on reading while UEFI reads the SPDs. Wire POST complete, or have UEFI report S2.
-  - An administrator sets S0 over the network while UEFI trains memory: the daemon must believe it. With
-    `post_complete: trusted` it does not open the gate before POST is complete."
+  - A reset of a firmware that reports S2 late or never, on a board that does not show the reset on D-Bus: the
+    BMC goes on reading while UEFI reads the SPDs. Wire POST complete, or have UEFI report S2.
+  - The same where it was requested, and the request before was the same: D-Bus signals a change only. The same
+    helps.
+  - A reset by the host's hardware of a firmware that is heard from DXE on, as by SBMR: memory was read before
+    its first word. Let the BMC see the host's reset line.
+  - An administrator sets S0 over the network while UEFI trains memory, later than `min_post`: the daemon must
+    believe it. With `post_complete: trusted` it does not open the gate before POST is complete."
 }
 
 #[cfg(test)]
@@ -207,13 +228,11 @@ mod tests {
     const COMMON: Common = Common { speed: 250, gate: Gate::Heeded, detail: Detail::Silent };
 
     fn protected(parts: &[Part]) -> usize {
-        let unseen_reset = |part: &Part, way: Way| {
-            way == Way::WarmReset && part.setup.power == X86_BARE && !part.setup.firmware.reports_first()
+        let protectable = |part: &Part, way: &Way| {
+            let Setup { firmware, power, evidence, .. } = &part.setup;
+            way.protectable(*firmware, *power, evidence.post_complete_trusted)
         };
-        let false_report =
-            |part: &Part, way: Way| way == Way::AdminSetsS0 && !part.setup.evidence.post_complete_trusted;
-        let unprotectable = |part: &Part, way: &Way| unseen_reset(part, *way) || false_report(part, *way);
-        parts.iter().map(|part| part.ways.iter().filter(|way| !unprotectable(part, way)).count()).sum()
+        parts.iter().map(|part| part.ways.iter().filter(|way| protectable(part, way)).count()).sum()
     }
 
     #[test]
@@ -241,6 +260,9 @@ mod tests {
             Way::DcLoss,
             Way::ForcedOff,
             Way::WarmReset,
+            Way::OsReboot,
+            Way::HardReset,
+            Way::ForcedReset,
             Way::ResetInPost,
             Way::Hang,
             Way::NoCpuPower,

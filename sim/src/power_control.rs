@@ -32,6 +32,9 @@ pub enum Flavour {
     Psm,
 }
 
+const REQUESTED: &str = "RequestedHostTransition";
+const REBOOT: &str = "xyz.openbmc_project.State.Host.Transition.Reboot";
+const FORCE_WARM_REBOOT: &str = "xyz.openbmc_project.State.Host.Transition.ForceWarmReboot";
 /// `WarmResetCheckMs`: how long a fall of POST complete may still be a warm reset.
 const WARM_RESET_CHECK: Duration = millis(500);
 /// `PowerCycleMs`: how long a power cycle stays off.
@@ -58,6 +61,18 @@ pub struct PowerControl {
 impl Flavour {
     fn wires_post_complete(self) -> bool {
         matches!(self, Self::X86 { post_complete: true, .. })
+    }
+
+    /// Whether a reset that is the host's own doing changes anything on D-Bus.
+    #[must_use]
+    pub const fn shows_host_reset(self) -> bool {
+        matches!(self, Self::X86 { post_complete: true, .. })
+    }
+
+    /// Whether a warm reset after POST changes anything on D-Bus: phosphor-state-manager shows those that it performs.
+    #[must_use]
+    pub const fn shows_warm_reset(self) -> bool {
+        matches!(self, Self::Psm) || self.shows_host_reset()
     }
 
     fn has_progress(self) -> bool {
@@ -108,7 +123,7 @@ impl PowerControl {
         let (host, chassis) = (&self.host, &self.chassis);
         let no_transition = "xyz.openbmc_project.State.Host.Transition.Off";
         HOST.add(host, "Off", psm)?;
-        host.add(HOST_PATH, HOST.interface, "RequestedHostTransition", no_transition, true)?;
+        host.add(HOST_PATH, HOST.interface, REQUESTED, no_transition, true)?;
         let no_transition = "xyz.openbmc_project.State.Chassis.Transition.Off";
         CHASSIS.add(chassis, "Off", psm)?;
         chassis.add(CHASSIS_PATH, CHASSIS.interface, "RequestedPowerTransition", no_transition, true)?;
@@ -147,7 +162,13 @@ impl PowerControl {
     /// Whether a warm reset after POST changes anything on D-Bus.
     #[must_use]
     pub fn shows_warm_reset(&self) -> bool {
-        self.flavour == Flavour::Psm || self.flavour.wires_post_complete()
+        self.flavour.shows_warm_reset()
+    }
+
+    /// Whether a forced warm reboot that is requested now changes anything on D-Bus: the same request twice is signalled once.
+    #[must_use]
+    pub fn shows_forced_reset(&self) -> bool {
+        self.shows_warm_reset() || !self.is_requested(FORCE_WARM_REBOOT)
     }
 
     /// The power button, from off.
@@ -201,9 +222,13 @@ impl PowerControl {
     /// An operator's power cycle. Returns when D-Bus first showed it.
     pub async fn power_cycle(&self) -> Result<Instant> {
         let mut shown = None;
-        if self.flavour != Flavour::Psm {
+        if self.flavour == Flavour::Psm {
+            self.request(REBOOT).await?;
+        } else {
             self.host_state("Off").await?;
             shown = Some(Instant::now());
+            // It acts first, and signals then what it was asked for.
+            self.request(REBOOT).await?;
             sleep(self.clock, RAILS_FALL).await;
         }
         let fell = self.rails_fall().await?;
@@ -238,6 +263,31 @@ impl PowerControl {
         sleep(self.clock, off).await;
         self.host_state("Running").await?;
         Ok(Some(shown))
+    }
+
+    /// The host resets itself after POST, or its hardware does. Returns when D-Bus first showed it, if it did.
+    pub async fn host_reset(&self) -> Result<Option<Instant>> {
+        if self.flavour.shows_host_reset() { self.warm_reset().await } else { Ok(None) }
+    }
+
+    /// A client requests a forced warm reboot. Returns when D-Bus first showed it, if it did.
+    pub async fn forced_reset(&self) -> Result<Option<Instant>> {
+        let signalled = self.request(FORCE_WARM_REBOOT).await?.then(Instant::now);
+        let shown = self.warm_reset().await?;
+        Ok(signalled.or(shown))
+    }
+
+    /// What a client asked for is signalled, but not what was asked for before. True if it was.
+    async fn request(&self, transition: &'static str) -> Result<bool> {
+        if self.is_requested(transition) {
+            return Ok(false);
+        }
+        self.host.set(HOST_PATH, HOST.interface, REQUESTED, transition).await?;
+        Ok(true)
+    }
+
+    fn is_requested(&self, transition: &str) -> bool {
+        self.host.string(HOST_PATH, HOST.interface, REQUESTED).as_deref() == Some(transition)
     }
 
     async fn rails_rise(&self) -> Result<()> {

@@ -43,10 +43,10 @@ pub async fn follow(
     Ok(())
 }
 
-/// Starts the POST codes' object on the bus at `address`. The real `Value` is two byte arrays; the daemon takes any type.
+/// Starts the POST codes' object on the bus at `address`. `Value` is two byte arrays, primary code and secondary.
 pub async fn start(address: &str, tasks: &mut JoinSet<()>) -> Result<()> {
     let objects = Objects::new(connect(address).await?, None);
-    objects.add(PATH, RAW, "Value", Vec::<u8>::new(), true)?;
+    objects.add(PATH, RAW, "Value", (Vec::<u8>::new(), Vec::<u8>::new()), true)?;
     objects.serve(NoMethods, tasks);
     Ok(objects.connection().request_name(RAW).await?)
 }

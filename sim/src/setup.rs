@@ -31,6 +31,8 @@ pub const CPU_SENSOR: &str = "CPU_TEMP";
 /// How often it is read at most, in real time. It is read until the daemon hears that the power has gone, and fails with the fifth
 /// read in a row that fails: on a machine that is late, that must not come first.
 const CPU_POLL: Duration = Duration::from_millis(150);
+/// The shortest time from power-on or a reset to the OS: the host's early init alone takes longer.
+pub const MIN_POST: Duration = Duration::from_secs(3);
 /// How many DIMMs the board has.
 pub const DIMMS_INSTALLED: usize = BUSES.len() * DIMMS as usize;
 
@@ -88,20 +90,18 @@ impl Setup {
     #[must_use]
     pub fn new(firmware: Firmware, power: Flavour, speed: u32) -> Self {
         let evidence = match firmware {
-            Firmware::F | Firmware::FLate | Firmware::FRetry => Evidence::default(),
-            Firmware::M => Evidence { s2_from_power_on: true, ..Evidence::default() },
-            Firmware::N => Evidence {
-                post_complete_trusted: true,
-                s0_from_post_complete: true,
-                s2_from_power_on: true,
-                ..Evidence::default()
-            },
+            Firmware::F | Firmware::FLate | Firmware::FRetry | Firmware::M | Firmware::A | Firmware::P => {
+                Evidence::default()
+            }
+            Firmware::N => {
+                Evidence { post_complete_trusted: true, s0_from_post_complete: true, ..Evidence::default() }
+            }
         };
         Self {
             firmware,
             power,
             evidence,
-            timing: Timing::default(),
+            timing: Timing { min_post: MIN_POST, ..Timing::default() },
             bmc: Bmc::AcpiStated,
             gate: Gate::Heeded,
             systemd: Manners::Good,
@@ -174,8 +174,14 @@ pub enum Way {
     DcLoss,
     /// The power button is held, then pressed; also out of a host that hangs.
     ForcedOff,
-    /// The host resets with its power on.
+    /// The host resets with its power on; where phosphor-state-manager has the power, it performs that.
     WarmReset,
+    /// The operating system reboots: it has the host reset, and asks nobody else.
+    OsReboot,
+    /// The host's hardware resets it, as a watchdog does: nobody is told.
+    HardReset,
+    /// A client of the BMC requests a forced warm reboot.
+    ForcedReset,
     /// A power cycle, and a reset in the middle of POST that nothing shows.
     ResetInPost,
     /// A power cycle, and UEFI hangs in POST.
@@ -185,6 +191,40 @@ pub enum Way {
     NoCpuPower,
     /// A power cycle, and while UEFI trains memory, an administrator sets S0 over the network.
     AdminSetsS0,
+}
+
+impl Way {
+    /// Whether it begins a POST without a loss of power.
+    #[must_use]
+    pub const fn is_reset(self) -> bool {
+        matches!(self, Self::WarmReset | Self::OsReboot | Self::HardReset | Self::ForcedReset)
+    }
+
+    /// Whether anything but the host's memory itself can tell, on this kind of board, that this boot begins before UEFI reads the SPDs,
+    /// and nobody opens the gate with a false report (rules 3.2, Known limits). A request must not be the same as the one before.
+    #[must_use]
+    pub const fn protectable(self, firmware: Firmware, power: Flavour, post_complete_trusted: bool) -> bool {
+        match self {
+            // A trusted POST status keeps the gate closed whatever anybody reports.
+            Self::AdminSetsS0 => post_complete_trusted,
+            Self::WarmReset => firmware.reports_first() || power.shows_warm_reset(),
+            Self::OsReboot => {
+                firmware.reports_first() || firmware.announces_reboot() || power.shows_host_reset()
+            }
+            Self::HardReset => firmware.reports_first() || power.shows_host_reset(),
+            Self::PowerOn
+            | Self::OsShutdown
+            | Self::SlowOsShutdown
+            | Self::PowerCycle
+            | Self::ShortCycle
+            | Self::DcLoss
+            | Self::ForcedOff
+            | Self::ForcedReset
+            | Self::ResetInPost
+            | Self::Hang
+            | Self::NoCpuPower => true,
+        }
+    }
 }
 
 impl fmt::Display for Way {
@@ -198,6 +238,9 @@ impl fmt::Display for Way {
             Self::DcLoss => "DC power lost and back",
             Self::ForcedOff => "forced off, power on",
             Self::WarmReset => "warm reset",
+            Self::OsReboot => "OS reboot",
+            Self::HardReset => "reset by the host's hardware",
+            Self::ForcedReset => "forced warm reboot, requested",
             Self::ResetInPost => "power cycle, silent reset in POST",
             Self::Hang => "power cycle, hang in POST",
             Self::NoCpuPower => "power cycle, no power into the CPU",

@@ -100,14 +100,14 @@ pub(crate) struct AcpiObject {
 }
 
 impl AcpiObject {
-    /// The object of a host of which nothing is known yet.
-    pub(crate) fn new(host: HostIndex, id: u32, view: View) -> Self {
+    /// The object of a host, with state and device as they are known before the first event.
+    pub(crate) fn new(host: HostIndex, id: u32, (state, device): (AcpiState, AcpiState), view: View) -> Self {
         Self {
             path: format!("/xyz/openbmc_project/control/host{id}/acpi_power_state"),
             host,
             id,
-            state: AcpiState::Unknown,
-            device: AcpiState::Unknown,
+            state,
+            device,
             view,
         }
     }

@@ -4,11 +4,18 @@
 //! Owns: which value is ours. Must never: put anything on `state/host<N>` (a second owner there breaks scripts), write where
 //! nobody asked for it, or decide what may be written: that is the machine's.
 //!
+//! A word is a signal: each of the owner's that carries a stage, the one seen before too. A value that is read, whatever the reason, is none:
+//! phosphor-state-manager restores the stage of an earlier boot, without its stamp (`host_state_manager.hpp`, `load`).
+//!
+//! Ours is the one signal with our value that arrives between our Set and its reply; every other is by others. Services of sdbusplus
+//! send it inside the Set, before the reply, and send none if the value is the same (sdbusplus `tools/sdbusplus/templates/property.server.cpp.mako`;
+//! `asio/object_server.hpp`, `set_handler`).
+//!
 //! phosphor-state-manager keeps the stage over a reboot of the BMC, and acts upon one that it finds then (`host_reset_recovery.cpp`,
 //! `wasHostBooting`, as of August 2026): hence the key `write_boot_progress`, and [`BootProgress::release`].
 //!
 //! phosphor-state-manager stamps `BootProgressLastUpdate` itself; an owner that does not is recognised by the stamp not having
-//! changed, and is helped. A POST code at `state/boot/raw<N>` is a sign of life, whatever it says.
+//! changed, and is helped.
 
 use std::{
     num::NonZeroU32,
@@ -19,21 +26,24 @@ use zbus::{Message, Variant};
 
 use crate::{
     adapters::dbus::{
+        calls::serial_of,
         known_properties::{KnownProperties, Plain, Told},
         peer::{Moment, Noted, Outcome, Peer, Pending, Says, earlier, error_of},
         signal::Signal,
     },
-    logic::{effect::BootStage, event::Event, patience::Backoff, time::Time},
+    logic::{
+        effect::BootStage,
+        event::Event,
+        evidence::{STAGES, Stage},
+        patience::Backoff,
+        time::Time,
+    },
     shell::permits::HostIndex,
 };
 
 const PROGRESS: &str = "xyz.openbmc_project.State.Boot.Progress";
 const STAGE: &str = "BootProgress";
 const LAST_UPDATE: &str = "BootProgressLastUpdate";
-const RAW: &str = "xyz.openbmc_project.State.Boot.Raw";
-
-/// The prefix of every value of the enum.
-const STAGES: &str = "xyz.openbmc_project.State.Boot.Progress.ProgressStages.";
 
 const fn name(stage: BootStage) -> &'static str {
     match stage {
@@ -47,7 +57,6 @@ const fn name(stage: BootStage) -> &'static str {
 enum Role {
     Stage,
     LastUpdate,
-    Raw,
 }
 
 /// The subject of a reply, host by host.
@@ -58,23 +67,76 @@ enum Awaited {
     Stamped(HostIndex),
 }
 
+/// A Set of ours that has no reply yet, however late that is: the bus gives one when the service leaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Write {
+    serial: NonZeroU32,
+    stage: BootStage,
+    /// Its signal has come.
+    signalled: bool,
+    /// Somebody else's has, since it was sent.
+    overtaken: bool,
+}
+
 #[derive(Debug)]
 struct Progress {
     stage: usize,
     last_update: usize,
-    /// The stage that we wrote last.
+    /// The stage of ours that stands there, as far as is known.
     ours: Option<BootStage>,
-    /// Somebody else has written since.
-    theirs: bool,
-    /// The stage that we wrote before that: its signal may come after our next write.
-    earlier: Option<BootStage>,
+    /// Our Sets that have no reply, in order.
+    writes: Vec<Write>,
+    /// The stage that was ordered last.
+    ordered: Option<BootStage>,
     /// The stamp before the last write.
     before: Option<u64>,
     /// The stage that was ordered while nobody had the property, or that could not be written.
     unsaid: Option<BootStage>,
     retry: Backoff,
-    /// The value that was seen last.
-    seen: Option<String>,
+}
+
+impl Progress {
+    /// This value was read: true if it is one of ours. It may be one whose Set was carried out and never answered well.
+    fn found(&mut self, named: &str) -> bool {
+        let written = self.writes.iter().map(|write| write.stage);
+        self.ours = self.ours.into_iter().chain(written).chain(self.unsaid).find(|ours| name(*ours) == named);
+        self.ours.is_some()
+    }
+
+    /// Whether a stage of ours may stand there, now or when our Sets have been carried out.
+    fn may_stand(&self) -> bool {
+        let stage = |stage: BootStage| stage != BootStage::Unspecified;
+        match self.writes.iter().rev().find(|write| !write.signalled) {
+            Some(write) => stage(write.stage),
+            None => self.ours.into_iter().chain(self.unsaid).any(stage),
+        }
+    }
+
+    /// This value was signalled: true if that is what a Set of ours has done.
+    fn signalled(&mut self, named: &str) -> bool {
+        let ours = self.writes.iter_mut().find(|write| !write.signalled && name(write.stage) == named);
+        self.ours = ours.map(|write| {
+            write.signalled = true;
+            write.stage
+        });
+        if self.ours.is_none() {
+            self.writes.iter_mut().for_each(|write| write.overtaken = true);
+        }
+        self.ours.is_some()
+    }
+
+    /// This Set has a reply. Services answer in order: those before it will have none.
+    fn replied(&mut self, serial: NonZeroU32, good: bool) {
+        let Some(at) = self.writes.iter().position(|write| write.serial == serial) else { return };
+        // The value was there before: whose it was is not known, and it is taken back at the end as ours.
+        if let Some(write) = self.writes.drain(..=at).next_back()
+            && good
+            && !write.signalled
+            && !write.overtaken
+        {
+            self.ours = Some(write.stage);
+        }
+    }
 }
 
 /// The progress of all hosts.
@@ -96,18 +158,16 @@ impl BootProgress {
             let path = format!("/xyz/openbmc_project/state/host{id}");
             let stage = watched.add(&path, PROGRESS, STAGE);
             let last_update = watched.add(&path, PROGRESS, LAST_UPDATE);
-            watched.add(&format!("/xyz/openbmc_project/state/boot/raw{id}"), RAW, "Value");
-            roles.extend([(host, Role::Stage), (host, Role::LastUpdate), (host, Role::Raw)]);
+            roles.extend([(host, Role::Stage), (host, Role::LastUpdate)]);
             Progress {
                 stage,
                 last_update,
                 ours: None,
-                theirs: false,
-                earlier: None,
+                writes: Vec::new(),
+                ordered: None,
                 before: None,
                 unsaid: None,
                 retry: Backoff::NONE,
-                seen: None,
             }
         });
         let hosts = hosts.collect();
@@ -119,6 +179,7 @@ impl BootProgress {
         let Some(of) = self.hosts.get_mut(host) else { return Ok(Vec::new()) };
         let value = format!("{STAGES}{}", name(stage));
         let before = stamp(self.watched.value(of.last_update));
+        of.ordered = Some(stage);
         let Some(call) = self.watched.set(of.stage, Variant::from(value))? else {
             of.unsaid = Some(stage);
             let path = self.watched.path(of.stage);
@@ -127,24 +188,22 @@ impl BootProgress {
             });
             return Ok(Vec::new());
         };
-        if of.ours != Some(stage) {
-            of.earlier = of.ours;
-        }
-        (of.ours, of.theirs, of.before, of.unsaid) = (Some(stage), false, before, None);
+        (of.before, of.unsaid) = (before, None);
         // Only the newest write counts.
         self.awaited.forget(|asked| *asked == Awaited::Written(host));
         let call = self.awaited.send(call, Awaited::Written(host));
-        if call.is_none() {
-            self.not_written(host);
+        match &call {
+            Some(call) => {
+                of.writes.push(Write { serial: serial_of(call), stage, signalled: false, overtaken: false });
+            }
+            None => self.not_written(host),
         }
         Ok(call.into_iter().collect())
     }
 
     /// The daemon ends, perhaps with the BMC: a stage of ours that is still there is taken back.
     pub(crate) fn release(&mut self) -> zbus::Result<Vec<Message>> {
-        let still_ours = |(_, of): &(HostIndex, &Progress)| {
-            !of.theirs && of.ours.is_some_and(|stage| stage != BootStage::Unspecified)
-        };
+        let still_ours = |(_, of): &(HostIndex, &Progress)| of.may_stand();
         let all: Vec<_> = self.hosts.iter().enumerate().filter(still_ours).map(|(host, _)| host).collect();
         let mut calls = Vec::new();
         for host in all {
@@ -156,7 +215,7 @@ impl BootProgress {
     /// Notes that the stage is to be written again later, unless somebody else has reported more by then.
     fn not_written(&mut self, host: HostIndex) {
         if let Some(of) = self.hosts.get_mut(host) {
-            of.unsaid = of.ours;
+            of.unsaid = of.ordered;
             of.retry.failed();
         }
     }
@@ -210,30 +269,31 @@ impl BootProgress {
         for (item, value) in told.news {
             let Some((host, role)) = self.roles.get(item).copied() else { continue };
             match (role, value) {
-                (Role::Stage, Some(Plain::Text(value))) => self.stage_is(host, value, &mut outcome)?,
-                // A code that is read may be of an earlier boot; a code that is signalled is new.
-                (Role::Raw, Some(_)) if by_signal => outcome.events.push((host, Event::SignOfLife)),
-                (Role::Stage | Role::LastUpdate | Role::Raw, _) => {}
+                (Role::Stage, Some(Plain::Text(value))) => {
+                    self.stage_is(host, &value, by_signal, &mut outcome)?;
+                }
+                (Role::Stage | Role::LastUpdate, _) => {}
             }
         }
         Ok(outcome)
     }
 
-    fn stage_is(&mut self, host: HostIndex, value: String, outcome: &mut Outcome) -> zbus::Result<()> {
+    fn stage_is(
+        &mut self,
+        host: HostIndex,
+        value: &str,
+        by_signal: bool,
+        outcome: &mut Outcome,
+    ) -> zbus::Result<()> {
         let Some(of) = self.hosts.get_mut(host) else { return Ok(()) };
-        let named = value.strip_prefix(STAGES).unwrap_or_default().to_owned();
-        if of.seen.replace(value.clone()) == Some(value) {
-            return Ok(());
-        }
-        let unspecified = named == name(BootStage::Unspecified);
-        let earlier = of.earlier.map(name) == Some(named.as_str());
-        if of.ours.map(name) != Some(named.as_str()) && !earlier && !unspecified {
-            of.theirs = true;
-            outcome.events.push((host, Event::BootProgressByOthers));
+        let named = value.strip_prefix(STAGES).unwrap_or_default();
+        let ours = if by_signal { of.signalled(named) } else { of.found(named) };
+        if by_signal && !ours {
+            outcome.events.extend(Stage::from_dbus(value).map(|stage| (host, Event::Progress(stage))));
         }
         // The stage could not be written before; it is now, unless somebody else has reported more.
         if let Some(stage) = of.unsaid.take()
-            && (unspecified || earlier || stage == BootStage::Unspecified)
+            && (ours || named == name(BootStage::Unspecified) || stage == BootStage::Unspecified)
             && name(stage) != named
         {
             outcome.calls.extend(self.write(host, stage)?);
@@ -250,6 +310,9 @@ impl Peer for BootProgress {
     fn returned(&mut self, serial: NonZeroU32, reply: &Message) -> Option<zbus::Result<Outcome>> {
         if let Some(told) = self.watched.returned(serial, reply) {
             return Some(told.and_then(|told| self.take(told, false)));
+        }
+        for of in &mut self.hosts {
+            of.replied(serial, Says::of(Some(reply)) == Says::Good);
         }
         let what = self.awaited.take(serial)?;
         let mut outcome = Outcome::default();
@@ -287,7 +350,9 @@ impl Peer for BootProgress {
 fn stamp(value: Option<&Plain>) -> Option<u64> {
     match value {
         Some(Plain::Unsigned(stamp)) => Some(*stamp),
-        Some(Plain::Bool(_) | Plain::Double(_) | Plain::Text(_) | Plain::Other) | None => None,
+        Some(Plain::Bool(_) | Plain::Double(_) | Plain::Text(_) | Plain::Code(_) | Plain::Other) | None => {
+            None
+        }
     }
 }
 
@@ -300,17 +365,19 @@ fn wall_clock() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapters::dbus::doubles::{calls, changed, failed, owned_by, reply, serial};
+    use crate::adapters::dbus::{
+        doubles::{calls, changed, failed, owned_by, owner, reply, serial},
+        peer::moment,
+    };
 
     const HOST: &str = "/xyz/openbmc_project/state/host0";
-    const POST: &str = "/xyz/openbmc_project/state/boot/raw0";
     const PSM: &str = ":1.4";
 
     fn dbus(stage: &str) -> Variant<'static> {
         Variant::from(format!("{STAGES}{stage}"))
     }
 
-    /// Answered by somebody who has the progress at `stage`, and POST codes.
+    /// Answered by somebody who has the progress at `stage`.
     fn running(stage: &str) -> BootProgress {
         let mut progress = BootProgress::new([0].into_iter());
         let begin = progress.start().unwrap();
@@ -321,10 +388,10 @@ mod tests {
                 let body = get.body();
                 let value = match body.deserialize::<(&str, &str)>().unwrap().1 {
                     STAGE => dbus(stage),
-                    LAST_UPDATE => Variant::U64(100),
-                    _ => Variant::from(1_i32),
+                    _ => Variant::U64(100),
                 };
-                progress.returned(serial(get), &reply(get, PSM, &value)).unwrap().unwrap();
+                let read = progress.returned(serial(get), &reply(get, PSM, &value)).unwrap().unwrap();
+                assert_eq!(read.events, [], "what is read is no word");
             }
         }
         progress
@@ -341,25 +408,98 @@ mod tests {
         let text = match Plain::of(&value) {
             Plain::Text(text) => text.strip_prefix(STAGES).unwrap().to_owned(),
             Plain::Unsigned(number) => number.to_string(),
-            other @ (Plain::Bool(_) | Plain::Double(_) | Plain::Other) => panic!("{other:?}"),
+            other @ (Plain::Bool(_) | Plain::Double(_) | Plain::Code(_) | Plain::Other) => {
+                panic!("{other:?}")
+            }
         };
         (property.to_owned(), text)
     }
 
+    const EARLY: [(HostIndex, Event); 1] = [(0, Event::Progress(Stage::Early))];
+
+    /// The owner has carried a Set out, whether that is still waited for or not.
+    fn carried_out(progress: &mut BootProgress, call: &Message) {
+        let outcome = progress.returned(serial(call), &reply(call, PSM, &()));
+        assert!(outcome.is_none_or(|outcome| outcome.unwrap().events.is_empty()));
+    }
+
     #[test]
-    fn what_we_write_is_ours_and_all_else_is_another_writers() {
+    fn every_signal_is_a_word() {
+        let mut progress = running("MemoryInit");
+        for (value, event) in [
+            ("MemoryInit", Some(Stage::Early)),
+            ("MemoryInit", Some(Stage::Early)),
+            ("Unspecified", None),
+            ("SystemInitComplete", Some(Stage::SystemInitComplete)),
+            ("OEM", Some(Stage::Oem)),
+            ("Later", Some(Stage::Oem)),
+            ("OSRunning", Some(Stage::OsRunning)),
+        ] {
+            let event: Vec<_> = event.into_iter().map(|stage| (0, Event::Progress(stage))).collect();
+            assert_eq!(signal(&mut progress, value), event, "{value}");
+        }
+        // Of another enum, of another type, by somebody else.
+        for (who, value, events) in [
+            (PSM, Variant::from("OSRunning"), 1),
+            (PSM, Variant::U64(3), 0),
+            (":1.99", dbus("MemoryInit"), 0),
+        ] {
+            let signal = changed(who, HOST, PROGRESS, STAGE, value);
+            assert_eq!(progress.hear(&signal).unwrap().events.len(), events);
+        }
+    }
+
+    /// The owner says that there is another value and not which: what it answers then is read.
+    #[test]
+    fn what_is_read_again_is_no_word() {
+        let mut progress = running("Unspecified");
+        let body = (PROGRESS, std::collections::BTreeMap::<&str, Variant<'_>>::new(), vec![STAGE]);
+        let signal = Message::signal(HOST, "org.freedesktop.DBus.Properties", "PropertiesChanged");
+        let outcome = progress.hear(&signal.sender(PSM).build(&body).unwrap()).unwrap();
+        let [get] = calls(&outcome.calls, "Get")[..] else { panic!("{outcome:?}") };
+        let read = progress.returned(serial(get), &reply(get, PSM, &dbus("MemoryInit"))).unwrap().unwrap();
+        assert_eq!(read.events, []);
+    }
+
+    #[test]
+    fn ours_is_the_signal_between_our_set_and_its_reply() {
         let mut progress = running("Unspecified");
         let written = progress.write(0, BootStage::PrimaryProcInit).unwrap();
         assert_eq!(set(&written[0]), (STAGE.to_owned(), "PrimaryProcInit".to_owned()));
         assert_eq!(signal(&mut progress, "PrimaryProcInit"), []);
-        assert_eq!(signal(&mut progress, "MemoryInit"), [(0, Event::BootProgressByOthers)]);
-        assert_eq!(signal(&mut progress, "MemoryInit"), []);
-        assert_eq!(signal(&mut progress, "Unspecified"), []);
-        // Two in a row.
-        progress.write(0, BootStage::PrimaryProcInit).unwrap();
-        progress.write(0, BootStage::OSStart).unwrap();
+        // One signal for one Set.
+        assert_eq!(signal(&mut progress, "PrimaryProcInit"), EARLY);
+        carried_out(&mut progress, &written[0]);
+        assert_eq!(signal(&mut progress, "PrimaryProcInit"), EARLY);
+        // The value stood there, and nobody signalled: with the reply it is over.
+        let written = progress.write(0, BootStage::PrimaryProcInit).unwrap();
+        carried_out(&mut progress, &written[0]);
+        assert_eq!(signal(&mut progress, "PrimaryProcInit"), EARLY);
+        // Another one's comes in between.
+        let written = progress.write(0, BootStage::PrimaryProcInit).unwrap();
+        assert_eq!(signal(&mut progress, "MemoryInit"), EARLY);
         assert_eq!(signal(&mut progress, "PrimaryProcInit"), []);
+        carried_out(&mut progress, &written[0]);
+        // Two in a row.
+        let first = progress.write(0, BootStage::PrimaryProcInit).unwrap();
+        let second = progress.write(0, BootStage::OSStart).unwrap();
+        assert_eq!(signal(&mut progress, "PrimaryProcInit"), []);
+        carried_out(&mut progress, &first[0]);
         assert_eq!(signal(&mut progress, "OSStart"), []);
+        carried_out(&mut progress, &second[0]);
+        assert_eq!(signal(&mut progress, "OSStart"), [(0, Event::Progress(Stage::OsStart))]);
+    }
+
+    /// A service that hangs for longer than it is waited for: its answer is late, and the signal before it is ours still.
+    #[test]
+    fn a_late_reply_ends_what_is_ours() {
+        let mut progress = running("Unspecified");
+        let written = progress.write(0, BootStage::PrimaryProcInit).unwrap();
+        assert!(progress.tick(moment(0)).unwrap().calls.is_empty());
+        assert!(progress.tick(moment(25)).unwrap().calls.is_empty(), "given up");
+        assert_eq!(signal(&mut progress, "PrimaryProcInit"), []);
+        assert!(progress.returned(serial(&written[0]), &reply(&written[0], PSM, &())).is_none(), "too late");
+        assert_eq!(signal(&mut progress, "PrimaryProcInit"), EARLY);
     }
 
     #[test]
@@ -392,22 +532,11 @@ mod tests {
         assert!(progress.write(0, BootStage::PrimaryProcInit).unwrap().is_empty());
         for (stage, said) in [("Unspecified", 1), ("MemoryInit", 0)] {
             let mut late = running(stage);
-            late.hosts[0].seen = None;
             late.hosts[0].unsaid = Some(BootStage::PrimaryProcInit);
             let signal = changed(PSM, HOST, PROGRESS, STAGE, dbus(stage));
             let outcome = late.hear(&signal).unwrap();
             assert_eq!(calls(&outcome.calls, "Set").len(), said, "{stage}");
         }
-    }
-
-    #[test]
-    fn a_post_code_is_a_sign_of_life_and_an_old_one_is_not() {
-        // `running` has read one.
-        let mut progress = running("Unspecified");
-        let code = changed(PSM, POST, RAW, "Value", Variant::from(7_i32));
-        assert_eq!(progress.hear(&code).unwrap().events, [(0, Event::SignOfLife)]);
-        let strangers = changed(":1.99", POST, RAW, "Value", Variant::from(7_i32));
-        assert_eq!(progress.hear(&strangers).unwrap().events, []);
     }
 
     #[test]
@@ -420,6 +549,25 @@ mod tests {
         assert_eq!(set(&taken_back[0]), (STAGE.to_owned(), "Unspecified".to_owned()));
         signal(&mut progress, "OSRunning");
         assert!(progress.release().unwrap().is_empty());
+        // Carried out, with a signal and without; and another one's after it, or while nothing of ours was to be changed.
+        for (signals, others, taken_back) in [
+            (&["OSStart"][..], None, 1),
+            (&[], None, 1),
+            (&["OSStart"], Some("OSRunning"), 0),
+            (&["OSRunning"], None, 0),
+            (&["OSRunning", "OSStart"], None, 1),
+        ] {
+            let mut progress = running("Unspecified");
+            let written = progress.write(0, BootStage::OSStart).unwrap();
+            for stage in signals {
+                signal(&mut progress, stage);
+            }
+            carried_out(&mut progress, &written[0]);
+            if let Some(stage) = others {
+                signal(&mut progress, stage);
+            }
+            assert_eq!(progress.release().unwrap().len(), taken_back, "{signals:?} {others:?}");
+        }
     }
 
     #[test]
@@ -428,5 +576,18 @@ mod tests {
         let written = progress.write(0, BootStage::OSStart).unwrap();
         let after = progress.returned(serial(&written[0]), &failed(&written[0])).unwrap().unwrap();
         assert!(after.calls.is_empty() && after.events.is_empty());
+        // It may have been carried out all the same: phosphor-state-manager ended behind it, and has restored it.
+        assert_eq!(progress.release().unwrap().len(), 1);
+        let mut progress = running("Unspecified");
+        let written = progress.write(0, BootStage::OSStart).unwrap();
+        progress.returned(serial(&written[0]), &failed(&written[0])).unwrap().unwrap();
+        let outcome = progress.hear(&owner("xyz.openbmc_project.State.Host", ":1.12")).unwrap();
+        for get in calls(&outcome.calls, "Get") {
+            let property = get.body().deserialize::<(String, String)>().unwrap().1;
+            let value = if property == STAGE { dbus("OSStart") } else { Variant::U64(100) };
+            let read = progress.returned(serial(get), &reply(get, ":1.12", &value)).unwrap().unwrap();
+            assert!(read.events.is_empty() && read.calls.is_empty(), "it stands there");
+        }
+        assert_eq!(progress.release().unwrap().len(), 1);
     }
 }

@@ -59,7 +59,12 @@ impl CpuPower {
             let power = match self.watched.value(sensor.value) {
                 Some(Plain::Double(watts)) if !gone => Power::of(*watts),
                 Some(
-                    Plain::Bool(_) | Plain::Unsigned(_) | Plain::Double(_) | Plain::Text(_) | Plain::Other,
+                    Plain::Bool(_)
+                    | Plain::Unsigned(_)
+                    | Plain::Double(_)
+                    | Plain::Text(_)
+                    | Plain::Code(_)
+                    | Plain::Other,
                 )
                 | None => Power::Unknown,
             };

@@ -29,6 +29,7 @@ use crate::{
         fans::FanControl,
         mapper::Mapper,
         peers::Peers,
+        post_codes::PostCodes,
         power_state::PowerState,
         systemd::Systemd,
     },
@@ -58,6 +59,7 @@ const PWM: [&str; 2] =
     ["/xyz/openbmc_project/control/fanpwm/Pwm_1", "/xyz/openbmc_project/control/fanpwm/Pwm_2"];
 const CPU: &str = "/xyz/openbmc_project/sensors/power/CPU0";
 const OURS: &str = "/xyz/openbmc_project/sensors/temperature/DIMM_A1";
+const RAW: &str = "/xyz/openbmc_project/state/boot/raw0";
 const BOARD: &str = "/xyz/openbmc_project/inventory/system/board/Board";
 
 const FAN_CONTROL: &str = "xyz.openbmc_project.State.FanCtrl";
@@ -71,8 +73,9 @@ const MANAGER: &str = "xyz.openbmc_project.EntityManager";
 const LOGGING: &str = "xyz.openbmc_project.Logging";
 const SEL: &str = "xyz.openbmc_project.Logging.IPMI";
 const RIVAL: &str = "xyz.openbmc_project.Settings";
-const SERVICES: [&str; 11] =
-    [MAPPER, FAN_CONTROL, FAN_SENSOR, PSU, CHASSIS, HOST, SYSTEMD, SMBIOS, MANAGER, LOGGING, SEL];
+const POSTD: &str = "xyz.openbmc_project.State.Boot.Raw";
+const SERVICES: [&str; 12] =
+    [MAPPER, FAN_CONTROL, FAN_SENSOR, PSU, CHASSIS, HOST, SYSTEMD, SMBIOS, MANAGER, LOGGING, SEL, POSTD];
 
 const MODE: &str = "xyz.openbmc_project.Control.Mode";
 const FAN_PWM: &str = "xyz.openbmc_project.Control.FanPwm";
@@ -140,6 +143,7 @@ fn peers() -> Peers {
         mapper: Mapper::new([ACPI_PATH.to_owned()].into_iter()),
         fans: FanControl::new(fans.iter(), Held::default(), vec![ZONES[0].to_owned()]),
         boot_progress: BootProgress::new([0].into_iter()),
+        post_codes: PostCodes::new([0].into_iter()),
         cpu_power: CpuPower::new([Some(CPU)].into_iter()),
         fan_config: FanConfig::new([(OURS, 0)].into_iter()),
         dimm_inventory: DimmInventory::new([0].into_iter()),
@@ -238,6 +242,7 @@ impl World {
             values.insert(key(service, path, interface, property), Variant::from(format!("{names}.{value}")));
         }
         values.insert(key(HOST, STATES[1].1, PROGRESS, "BootProgress"), stage(BootStage::Unspecified));
+        values.insert(key(POSTD, RAW, POSTD, "Value"), code(0));
         for number in 0..3 {
             values.insert(slot(number), Variant::Bool(true));
         }
@@ -624,6 +629,10 @@ impl World {
                 self.heard(Outcome::of(calls));
             }
             3 => self.order_units(host, number),
+            4 if number % 3 == 0 => {
+                let calls = self.peers.post_codes.want(0, host == 0).unwrap();
+                self.heard(Outcome::of(calls.into_iter().collect()));
+            }
             4 => self.quiesce(host),
             5 => self.record(number),
             6 => {
@@ -699,7 +708,7 @@ impl World {
     }
 
     fn something_changes(&mut self, number: usize) {
-        let (which, how) = (number % 8, number / 8);
+        let (which, how) = (number % 9, number / 9);
         match which {
             0..3 => {
                 let (service, path, interface, property, names, values) = STATES[which];
@@ -712,6 +721,12 @@ impl World {
                 let accepted = ["All_DIMMs", "Another"][how % 2];
                 let key = key(MANAGER, &format!("{BOARD}/Curve"), STEPWISE, "MissingIsAcceptable");
                 self.changes(&key, Variant::from(vec![accepted.to_owned()]));
+            }
+            // More than are listened to.
+            7 => {
+                for _ in 0..how % 300 {
+                    self.changes(&key(POSTD, RAW, POSTD, "Value"), code(how));
+                }
             }
             // As often as it is let have it.
             6 if self.drops[how % 2] < 5 && self.there.contains_key(FAN_CONTROL) => {
@@ -886,6 +901,10 @@ fn asks(call: &Message) -> bool {
 
 fn stage(stage: BootStage) -> Variant<'static> {
     Variant::from(format!("{PROGRESS}.ProgressStages.{stage:?}"))
+}
+
+fn code(number: usize) -> Variant<'static> {
+    Variant::from((number.to_le_bytes().to_vec(), Vec::<u8>::new()))
 }
 
 fn answer<B>(call: &Message, sender: &str, body: &B) -> Message

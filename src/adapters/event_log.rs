@@ -81,6 +81,8 @@ fn redfish(diagnosis: Diagnosis, resource: &str) -> (&'static str, String) {
             ("OpenBMC.0.1.BIOSPOSTError", name.to_owned())
         }
         Diagnosis::NotWorking
+        | Diagnosis::OsNotReported
+        | Diagnosis::EarlyReport
         | Diagnosis::StaleReport
         | Diagnosis::BusStuck
         | Diagnosis::PostCompleteBogus
@@ -101,7 +103,9 @@ const fn level(diagnosis: Diagnosis) -> &'static str {
         | Diagnosis::NotWorking
         | Diagnosis::BootLoop
         | Diagnosis::MissingDimm => "xyz.openbmc_project.Logging.Entry.Level.Error",
-        Diagnosis::StaleReport
+        Diagnosis::OsNotReported
+        | Diagnosis::EarlyReport
+        | Diagnosis::StaleReport
         | Diagnosis::BusStuck
         | Diagnosis::PostCompleteBogus
         | Diagnosis::RivalOwner

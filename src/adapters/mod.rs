@@ -17,6 +17,7 @@ pub mod hwmon;
 pub mod i2c;
 pub(crate) mod mapper;
 pub(crate) mod peers;
+pub(crate) mod post_codes;
 pub(crate) mod power_state;
 pub(crate) mod sensor_objects;
 pub mod spd_mux;

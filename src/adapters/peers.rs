@@ -21,6 +21,7 @@ use crate::{
         fan_config::FanConfig,
         fans::FanControl,
         mapper::Mapper,
+        post_codes::PostCodes,
         power_state::PowerState,
         systemd::Systemd,
     },
@@ -40,6 +41,8 @@ pub(crate) struct Peers {
     pub(crate) fans: FanControl,
     /// Boot progress, read and written (openbmc 6).
     pub(crate) boot_progress: BootProgress,
+    /// POST codes, while somebody wants them (openbmc 6).
+    pub(crate) post_codes: PostCodes,
     /// The sensors of CPU power.
     pub(crate) cpu_power: CpuPower,
     /// The configuration of fan control for our sensors.
@@ -52,13 +55,14 @@ pub(crate) struct Peers {
 
 impl Peers {
     /// Each of them.
-    pub(crate) fn all(&mut self) -> [&mut dyn Peer; 9] {
+    pub(crate) fn all(&mut self) -> [&mut dyn Peer; 10] {
         [
             &mut self.power_state,
             &mut self.systemd,
             &mut self.mapper,
             &mut self.fans,
             &mut self.boot_progress,
+            &mut self.post_codes,
             &mut self.cpu_power,
             &mut self.fan_config,
             &mut self.dimm_inventory,

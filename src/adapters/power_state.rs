@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Watches `State.Chassis`, `State.Host` and `State.OperatingSystem.Status` of each host.
+//! Watches `State.Chassis`, `State.Host` and `State.OperatingSystem.Status` of each host, and hears of a reset that is asked for.
 //!
 //! Owns: who owns the power names, and which connection's word counts. Must never: judge a value.
 //!
@@ -40,6 +40,14 @@ const LINES_AT_ONCE: u32 = 5;
 /// And then one each.
 const LINES_EACH: Duration = Duration::from_secs(60);
 
+/// Where x86-power-control had OS status before 2024-03 (its commit 3373791), whatever the host's number: each host's process is on a
+/// connection of its own. The name was `State.OperatingSystem<N>` as today.
+const OS_BEFORE: &str = "/xyz/openbmc_project/state/os";
+/// What is asked of a host; both power controls have it beside its state, and signal it before they answer the Set (openbmc 2.4).
+const REQUESTED: &str = "RequestedHostTransition";
+/// The one request that resets the host and does not ask its OS. All others act upon power, or ask first (rule 4).
+const FORCED: &str = "xyz.openbmc_project.State.Host.Transition.ForceWarmReboot";
+
 /// The kind of a value. A host has three, which are read in the order of `ALL`: chassis first (rule 9),
 /// the host last, since rule 6 decides as soon as it has both, and must know OS status by then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,10 +76,12 @@ impl Property {
         }
     }
 
-    fn path(self, id: u32) -> String {
+    /// The objects that may have it, the one of today first.
+    fn paths(self, id: u32) -> Vec<String> {
         match self {
-            Self::Chassis => format!("/xyz/openbmc_project/state/chassis{id}"),
-            Self::Host | Self::Os => format!("/xyz/openbmc_project/state/host{id}"),
+            Self::Chassis => vec![format!("/xyz/openbmc_project/state/chassis{id}")],
+            Self::Host => vec![format!("/xyz/openbmc_project/state/host{id}")],
+            Self::Os => vec![format!("/xyz/openbmc_project/state/host{id}"), OS_BEFORE.to_owned()],
         }
     }
 
@@ -117,12 +127,14 @@ impl Property {
 struct Followed {
     host: HostIndex,
     kind: Property,
-    path: String,
+    paths: Vec<String>,
     names: Vec<String>,
     /// The unique name whose word counts.
     owner: Option<String>,
-    /// Owners of its names that have no such object.
-    without: BTreeSet<String>,
+    /// The path at which it is asked, by position.
+    place: usize,
+    /// Owners of its names, and the places where they have no such object.
+    without: BTreeSet<(String, usize)>,
     /// The source has reported a value.
     told: bool,
     /// The retries of a value that could not be read.
@@ -133,6 +145,28 @@ impl Followed {
     /// The owners of its names, the best one first.
     fn candidates<'a>(&'a self, owners: &'a BTreeMap<String, String>) -> impl Iterator<Item = &'a String> {
         self.names.iter().filter_map(|name| owners.get(name))
+    }
+
+    /// Where it is asked.
+    fn path(&self) -> &str {
+        self.paths.get(self.place).map_or("/", String::as_str)
+    }
+
+    /// The owner whose word counts, and the place where it has the object: of those that are believed the first that has not said
+    /// that it has none. `shared` have one object for several hosts at a path that names none: its word would be all of theirs.
+    fn choose(
+        &self,
+        owners: &BTreeMap<String, String>,
+        strangers: &BTreeSet<String>,
+        shared: &BTreeSet<String>,
+    ) -> Option<(String, usize)> {
+        let believed = || self.candidates(owners).filter(|owner| !strangers.contains(*owner));
+        let places = |owner: &String| -> Vec<_> {
+            let places = if shared.contains(owner) { 1 } else { self.paths.len() };
+            (0..places).map(|place| (owner.clone(), place)).collect()
+        };
+        let first = believed().next().map(|owner| (owner.clone(), 0));
+        believed().flat_map(places).find(|at| !self.without.contains(at)).or(first)
     }
 }
 
@@ -180,9 +214,10 @@ impl PowerState {
             Property::ALL.map(|kind| Followed {
                 host,
                 kind,
-                path: kind.path(id),
+                paths: kind.paths(id),
                 names: kind.names(id),
                 owner: None,
+                place: 0,
                 without: BTreeSet::new(),
                 told: false,
                 retry: Backoff::NONE,
@@ -233,27 +268,38 @@ impl PowerState {
         self.strangers.retain(|stranger| owners.values().any(|owner| owner == stranger));
     }
 
+    /// The connections that own the names of more than one host.
+    fn shared(&self) -> BTreeSet<String> {
+        let mut of: BTreeMap<&String, HostIndex> = BTreeMap::new();
+        let mut shared = BTreeSet::new();
+        for source in &self.sources {
+            for owner in source.candidates(&self.owners) {
+                if *of.entry(owner).or_insert(source.host) != source.host {
+                    shared.insert(owner.clone());
+                }
+            }
+        }
+        shared
+    }
+
     /// Finds the sources whose owner has changed: what they said is gone, and their hosts are read anew.
     fn follow_owners(&mut self) -> zbus::Result<Outcome> {
         let mut outcome = Outcome::default();
         if self.unresolved > 0 {
             return Ok(outcome);
         }
+        let shared = self.shared();
         let mut stale = Vec::new();
         for source in &mut self.sources {
-            let mut believed =
-                source.candidates(&self.owners).filter(|owner| !self.strangers.contains(*owner));
-            let first = believed.next();
-            let owner =
-                first.into_iter().chain(believed).find(|owner| !source.without.contains(*owner)).or(first);
-            if owner == source.owner.as_ref() {
+            let chosen = source.choose(&self.owners, &self.strangers, &shared);
+            let (owner, place) = chosen.map_or((None, 0), |(owner, place)| (Some(owner), place));
+            if (&owner, place) == (&source.owner, source.place) {
                 continue;
             }
-            let owner = owner.cloned();
             if source.owner.is_some() {
                 outcome.events.push((source.host, source.kind.event(None)));
             }
-            source.owner = owner;
+            (source.owner, source.place) = (owner, place);
             source.told = false;
             source.retry.reset();
             stale.push(source.host);
@@ -286,7 +332,7 @@ impl PowerState {
                 let (name, owner) = named.map_or(("", ""), |(name, owner)| (name, owner));
                 tracing::warn!(
                     "{name} is owned by {owner}, who is not believed: there is no evidence of {}, and the gate stays closed",
-                    source.path
+                    source.path()
                 );
             }
         }
@@ -317,6 +363,27 @@ impl PowerState {
         }
     }
 
+    /// The source for which this signal of this interface speaks. One that has told nothing may speak from another place than the one
+    /// where it was asked: it made the object there meanwhile.
+    fn signals(&mut self, signal: &Signal<'_>, interface: &str) -> Option<usize> {
+        let may = |source: &Followed| {
+            source.kind.interface() == interface && source.owner.as_deref() == Some(signal.sender)
+        };
+        let at = |source: &Followed| source.paths.iter().position(|path| path == signal.path);
+        let index = self.sources.iter().position(|source| may(source) && at(source).is_some())?;
+        let source = self.sources.get(index)?;
+        let place = at(source)?;
+        if place != source.place && (source.told || self.shared().contains(signal.sender)) {
+            return None;
+        }
+        let source = self.sources.get_mut(index)?;
+        if place != source.place {
+            source.place = place;
+            source.without.remove(&(signal.sender.to_owned(), place));
+        }
+        Some(index)
+    }
+
     fn read(&mut self, host: HostIndex, outcome: &mut Outcome) -> zbus::Result<()> {
         let of_host = |sources: &[Followed], index: usize| sources.get(index).is_some_and(|s| s.host == host);
         let sources = &self.sources;
@@ -325,7 +392,7 @@ impl PowerState {
         );
         for (index, source) in self.sources.iter_mut().enumerate().filter(|(_, source)| source.host == host) {
             let Some(owner) = &source.owner else { continue };
-            let call = get(owner, &source.path, source.kind.interface(), source.kind.property())?;
+            let call = get(owner, source.path(), source.kind.interface(), source.kind.property())?;
             let call = self.awaited.send(call, Awaited::Value(index));
             if call.is_none() {
                 source.retry.failed();
@@ -343,7 +410,7 @@ impl PowerState {
             let Some(owner) = source.owner.as_ref().filter(|_| source.told && !self.awaited.any(owes)) else {
                 continue;
             };
-            let call = get(owner, &source.path, source.kind.interface(), source.kind.property())?;
+            let call = get(owner, source.path(), source.kind.interface(), source.kind.property())?;
             outcome.calls.extend(self.awaited.send(call, Awaited::Again(index)));
         }
         Ok(())
@@ -395,7 +462,7 @@ impl PowerState {
                     // complete never has OS status, so that one is asked again only if it failed.
                     source.retry.failed();
                 } else {
-                    source.without.extend(source.owner.clone());
+                    source.without.extend(source.owner.clone().map(|owner| (owner, source.place)));
                 }
                 let event = if what == Awaited::Value(index) { Property::event } else { Property::found };
                 self.take(index, value.as_ref(), event, &mut outcome);
@@ -415,8 +482,13 @@ impl Peer for PowerState {
              arg0namespace='xyz.openbmc_project.State'"
         );
         let mut calls = vec![subscribe(&owners)?];
-        for source in &self.sources {
-            calls.push(subscribe(&changes(&source.path, source.kind.interface()))?);
+        // One path may be several hosts'.
+        let rules = self
+            .sources
+            .iter()
+            .flat_map(|source| source.paths.iter().map(|path| changes(path, source.kind.interface())));
+        for rule in rules.collect::<BTreeSet<_>>() {
+            calls.push(subscribe(&rule)?);
         }
         let mut names: Vec<&String> = self.sources.iter().flat_map(|source| &source.names).collect();
         names.sort_unstable();
@@ -474,14 +546,15 @@ impl Peer for PowerState {
             return self.follow_owners();
         }
         let News::Changed { interface, values, invalidated } = &signal.news else { return Ok(outcome) };
-        let is_it = |source: &Followed| {
-            source.kind.interface() == *interface
-                && source.path == signal.path
-                && source.owner.as_deref() == Some(signal.sender)
-        };
-        let Some((index, source)) = self.sources.iter().enumerate().find(|(_, source)| is_it(source)) else {
-            return Ok(outcome);
-        };
+        let Some(index) = self.signals(signal, interface) else { return Ok(outcome) };
+        let Some(source) = self.sources.get(index) else { return Ok(outcome) };
+        // What is asked for comes first, wherever it stands in the message: its service acts upon it and then says what has come of
+        // it, so that the values beside it are the later ones. Only here is it a word: a value that is read may be a restored one
+        // (phosphor-state-manager `host_state_manager.hpp`, `load`), and all others are without meaning.
+        let requested = values.get(REQUESTED).filter(|_| source.kind == Property::Host).and_then(text);
+        if requested == Some(FORCED) {
+            outcome.events.push((source.host, Event::ForcedReset));
+        }
         if let Some(value) = values.get(source.kind.property()) {
             self.take(index, Some(value), Property::event, &mut outcome);
         } else if invalidated.contains(&source.kind.property()) {

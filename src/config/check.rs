@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     json::Json,
-    keys::{self, Config, Device, Group, PostComplete, SpdPage},
+    keys::{self, BootProgress, Config, Device, Group, PostComplete, SpdPage},
     problem::Problems,
     settings::{Settings, settings},
     value::{Celsius, List, ObjectPath, UnitName, Value},
@@ -27,6 +27,7 @@ pub(super) fn check(config: &mut Config, problems: &mut Problems, warnings: &mut
         check_host(host, &format!("hosts[{index}]"), problems, warnings);
     }
     check_muxes(&config.hosts, problems);
+    check_believed(&config.hosts, warnings);
     check_buses(config, &hosts, problems, warnings);
     check_sensors(config, &hosts, problems, warnings);
     for (index, host) in config.hosts.iter() {
@@ -103,6 +104,7 @@ fn check_host(host: &keys::Host, at: &str, problems: &mut Problems, warnings: &m
             format!("give at most {}, or list the units in quiesce", keys::ACK_CAP_MS),
         );
     }
+    check_min_post(&host.timing, at, problems);
     check_targets(&host.targets, at, problems);
     check_fans(&host.fans, at, problems);
     check_twice(&host.quiesce, &format!("{at}.quiesce"), problems);
@@ -118,12 +120,60 @@ fn check_evidence(evidence: &keys::Evidence, at: &str, problems: &mut Problems, 
             "set post_complete to \"trusted\" if the board's line is that, or this to false",
         );
     }
-    if evidence.s2_from_power_on && !trusted && !unclear {
+    let ignored = evidence.boot_progress == Some(BootProgress::Ignored);
+    if ignored && evidence.post_codes.done.items.is_empty() && !trusted && !unclear {
         warnings.add(
-            &format!("{at}.evidence.s2_from_power_on"),
-            "firmware that does not report S2, and no trusted POST complete: a warm reset that changes no D-Bus \
-             property cannot be seen, and an administrator who Sets S0 during POST opens the gate",
-            "wire POST complete and trust it, or use firmware that reports S2",
+            &format!("{at}.evidence.boot_progress"),
+            "neither boot progress, nor POST complete, nor a POST code is believed: unless firmware reports S2, a warm \
+             reset that changes no D-Bus property cannot be seen, and an administrator who Sets S0 during POST opens \
+             the gate",
+            "trust POST complete where it is wired, name the POST code with which POST ends, or use firmware that reports S2",
+        );
+    }
+    check_twice(&evidence.post_codes.began, &format!("{at}.evidence.post_codes.began"), problems);
+    check_twice(&evidence.post_codes.done, &format!("{at}.evidence.post_codes.done"), problems);
+    for (index, code) in evidence.post_codes.done.iter() {
+        if evidence.post_codes.began.values().any(|other| other == code) {
+            problems.found(
+                &format!("{at}.evidence.post_codes.done[{index}]"),
+                &code.write(),
+                "the same code is among those that say that the firmware has begun",
+                "take it out of one of the lists",
+            );
+        }
+    }
+}
+
+/// No working state that is reported within `min_post` opens anything, so one that is as long as a boot may take is no time of a boot.
+fn check_min_post(timing: &keys::Timing, at: &str, problems: &mut Problems) {
+    let unclear = ["min_post", "deadline"].iter().any(|key| problems.told(&format!("{at}.timing.{key}")));
+    if timing.min_post.0 >= timing.deadline.0 && !unclear {
+        problems.found(
+            &format!("{at}.timing.min_post"),
+            &timing.min_post.write(),
+            format!(
+                "it is not below deadline, {} s: every report would be too early",
+                timing.deadline.0.as_secs_f64()
+            ),
+            "give what is below the host's fastest boot",
+        );
+    }
+}
+
+/// phosphor-host-ipmid knows which host a code came from, and does not use it (`sbmrhandler.cpp`, `getDbusObject`).
+fn check_believed(hosts: &List<keys::Host>, warnings: &mut Problems) {
+    let believed =
+        |host: &&(usize, &keys::Host)| host.1.evidence.boot_progress == Some(BootProgress::Believed);
+    let all: Vec<_> = hosts.iter().collect();
+    for (index, host) in all.iter().filter(believed).skip(1) {
+        warnings.add(
+            &format!("hosts[{index}].evidence.boot_progress"),
+            format!(
+                "it is believed of another host too: phosphor-host-ipmid's sbmrhandler writes the boot progress and the codes of \
+                 every host to the first object, so that host {}'s would be taken for another's",
+                host.id.0
+            ),
+            "believe it only where a board's own service keeps the hosts apart",
         );
     }
 }

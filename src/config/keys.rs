@@ -8,7 +8,7 @@ use super::{
     json::Json,
     problem::Problems,
     value::{
-        Address, Celsius, Degrees, FilePath, LineName, List, ObjectPath, Seconds, SensorName, UnitName,
+        Address, Byte, Celsius, Degrees, FilePath, LineName, List, ObjectPath, Seconds, SensorName, UnitName,
         Value, Whole, words,
     },
 };
@@ -133,13 +133,28 @@ keys_with_defaults! {
         post_complete: PostComplete = PostComplete::Untrusted,
         /// POST complete makes any state S0: for firmware that never reports. Needs `post_complete`: `trusted`.
         s0_from_post_complete: bool = false,
-        /// Power-on makes an off-like state S2: for firmware that does not report S2.
-        s2_from_power_on: bool = false,
+        /// Power-on makes an off-like state S2. `false`: the state stays off-like until the firmware says more. The gate is closed either way.
+        s2_from_power_on: bool = true,
+        /// `believed`: the boot progress and the SBMR codes at this host's objects are this host's. `null`: they are with one host, and are not with several,
+        /// since phosphor-host-ipmid writes those of every host to the objects of the first.
+        boot_progress: Option<BootProgress> = None,
+        /// The stage of boot progress from which on the firmware has handed the DIMM buses over. It makes no state: `OSRunning` alone makes S0.
+        progress_done_from: DoneFrom = DoneFrom::OsRunning,
+        /// POST codes that say that the firmware has begun, or is done.
+        post_codes: PostCodes = PostCodes::default(),
         /// A host that is Off for `host_off` counts as powered off: for boards whose chassis stays on.
         host_off_is_off: bool = false,
         /// The uids, besides root and the daemon's own, whose words about hosts are believed: power control, BIOS or fan control that does
         /// not run as root. A uid that any host lists is believed for all.
         trusted_uids: List<Whole<0, 4_294_967_294>> = List::empty(),
+    }
+
+    /// POST codes of one byte, as port 80h shows them: strings, as `"0xaa"`. No code is in both lists.
+    struct PostCodes {
+        /// The firmware has begun. Under a running OS one alone says nothing: another code must follow it within `reset_confirm`.
+        began: List<Byte> = List::empty(),
+        /// The firmware is done, if no other code follows within `settle`.
+        done: List<Byte> = List::empty(),
     }
 
     /// A host's times and limits.
@@ -152,12 +167,14 @@ keys_with_defaults! {
         reset_confirm: Seconds = Seconds::whole(5),
         /// How long the host must be Off before it counts as off.
         host_off: Seconds = Seconds::whole(20),
+        /// The shortest time from power-on or a reset to the OS; below the host's fastest boot. A working state that is reported earlier is shown, and opens nothing: `EarlyReport`.
+        min_post: Seconds = Seconds::whole(20),
         /// The longest the gate may stay closed under power; then `StuckInPost` or `NotWorking` is raised. Memory training is slow.
-        deadline: Seconds = Seconds::whole(1800),
+        deadline: Seconds = Seconds::whole(3600),
         /// How long a powered host may show no sign of life before `FirmwareSilent` is raised.
         silent_after: Seconds = Seconds::whole(120),
-        /// In place of `settle` where a working state was only restored at the daemon's start.
-        restore_settle: Seconds = Seconds::whole(1800),
+        /// In place of `settle` where a working state was only restored at the daemon's start, or was reported too early.
+        restore_settle: Seconds = Seconds::whole(3600),
         /// How long thermal sensors may need after power-on.
         thermal_grace: Seconds = Seconds::whole(60),
         /// More resets than this within one boot raise `BootLoop`.
@@ -307,6 +324,26 @@ impl Host {
 }
 
 words! {
+    /// Whether the boot progress at a host's objects is that host's.
+    pub(crate) enum BootProgress {
+        /// Another host's may be written there.
+        Ignored = "ignored",
+        /// It is this host's.
+        Believed = "believed",
+    }
+
+    /// The first stage of boot progress at which the firmware is done.
+    pub enum DoneFrom {
+        /// `SystemInitComplete`.
+        SystemInitComplete = "SystemInitComplete",
+        /// `SystemSetup`.
+        SystemSetup = "SystemSetup",
+        /// `OSStart`.
+        OsStart = "OSStart",
+        /// `OSRunning`.
+        OsRunning = "OSRunning",
+    }
+
     /// Whether POST complete is to be believed.
     pub(crate) enum PostComplete {
         /// POST complete may be wired to power good.

@@ -21,10 +21,11 @@ use std::{
 };
 
 pub use self::{
-    keys::{Device, Group, SpdPage},
+    keys::{Device, DoneFrom, Group, SpdPage},
     problem::{Problem, Refused},
     settings::{
-        Bus, Events, Evidence, Fans, Host, Limits, Sensor, Settings, Source, SpdMux, Targets, Timing,
+        Bus, Events, Evidence, Fans, Host, Limits, PostCodes, Sensor, Settings, Source, SpdMux, Targets,
+        Timing,
     },
 };
 use self::{problem::Problems, value::Value as _};
@@ -238,8 +239,9 @@ mod tests {
     #[test]
     fn every_key_of_a_host_arrives() {
         let text = br#"{ "hosts": [{ "id": 2,
-            "evidence": { "post_complete": "trusted", "s0_from_post_complete": true, "s2_from_power_on": true, "host_off_is_off": true },
-            "timing": { "ack_cap_ms": 2000, "settle": 1, "reset_confirm": 2, "host_off": 3, "deadline": 4, "silent_after": 5,
+            "evidence": { "post_complete": "trusted", "s0_from_post_complete": true, "s2_from_power_on": false, "host_off_is_off": true,
+                          "boot_progress": "ignored", "progress_done_from": "OSStart", "post_codes": { "began": ["0x01", "0x19"], "done": ["0xAA"] } },
+            "timing": { "ack_cap_ms": 2000, "settle": 1, "reset_confirm": 2, "host_off": 3, "min_post": 3.5, "deadline": 4, "silent_after": 5,
                         "restore_settle": 6, "thermal_grace": 7.5, "max_resets": 8 },
             "targets": { "s0": "a.target", "s2": "b.target", "s5": "c.service" },
             "fans": { "zones": ["/z"], "pwm": ["/p"], "s2_pwm": 10, "stall_pwm": 20, "hold_after": 9, "guard_sensors": ["/g"] },
@@ -254,10 +256,13 @@ mod tests {
             Evidence {
                 post_complete_trusted: true,
                 s0_from_post_complete: true,
-                s2_from_power_on: true,
+                s2_from_power_on: false,
+                boot_progress: false,
+                done_from: DoneFrom::OsStart,
                 host_off_is_off: true
             }
         );
+        assert_eq!(host.post_codes, PostCodes { began: vec![0x01, 0x19], done: vec![0xaa] });
         assert_eq!(
             host.timing,
             Timing {
@@ -265,6 +270,7 @@ mod tests {
                 settle: seconds(1),
                 reset_confirm: seconds(2),
                 host_off: seconds(3),
+                min_post: Duration::from_millis(3500),
                 deadline: seconds(4),
                 silent_after: seconds(5),
                 restore_settle: seconds(6),
@@ -283,5 +289,17 @@ mod tests {
         assert_eq!(host.spd_mux, Some(SpdMux { line: "MUX".to_owned(), host_level: false }));
         assert_eq!(host.quiesce, one("q.service"));
         assert!(host.write_boot_progress && !Host::new(2).write_boot_progress);
+    }
+
+    #[test]
+    fn boot_progress_is_believed_of_the_only_host() {
+        let believed = |hosts: &str| -> Vec<_> {
+            let settings = parse(format!(r#"{{ "hosts": [{hosts}] }}"#).as_bytes()).unwrap().settings;
+            settings.hosts.iter().map(|host| host.evidence.boot_progress).collect()
+        };
+        assert_eq!(believed(r#"{ "id": 0 }"#), [true]);
+        let one_says_so = r#"{ "id": 0, "evidence": { "boot_progress": "believed" } }, { "id": 1 }"#;
+        assert_eq!(believed(one_says_so), [true, false]);
+        assert_eq!(believed(r#"{ "id": 0 }, { "id": 1 }"#), [false, false]);
     }
 }

@@ -6,8 +6,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    keys::{self, Config, Device, Group, PostComplete, SpdPage},
-    value::{List, ObjectPath, UnitName, Whole},
+    keys::{self, BootProgress, Config, Device, DoneFrom, Group, PostComplete, SpdPage},
+    value::{Byte, List, ObjectPath, UnitName, Whole},
 };
 
 /// Everything the daemon is told.
@@ -30,6 +30,8 @@ pub struct Host {
     pub id: u32,
     /// The weight of its power evidence.
     pub evidence: Evidence,
+    /// The POST codes that mean something.
+    pub post_codes: PostCodes,
     /// The uids, besides root and our own, whose words are believed.
     pub trusted_uids: Vec<u32>,
     /// Its times.
@@ -53,18 +55,31 @@ pub struct Host {
 /// The weight of the board's power evidence (rules 3.2, rules 7 and 8).
 #[allow(
     clippy::struct_excessive_bools,
-    reason = "four independent answers about a board, as its configuration gives them"
+    reason = "independent answers about a board, as its configuration gives them"
 )]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Evidence {
     /// `OperatingSystemState` follows POST complete, and nothing else.
     pub post_complete_trusted: bool,
     /// A trusted POST complete makes any state `S0_G0_D0`: firmware that never reports.
     pub s0_from_post_complete: bool,
-    /// Power-on makes an off-like state `S2_D2`: firmware that does not report S2.
+    /// Power-on makes an off-like state `S2_D2`.
     pub s2_from_power_on: bool,
+    /// Boot progress and SBMR codes at the host's objects are the host's.
+    pub boot_progress: bool,
+    /// The first stage of boot progress at which the firmware is done.
+    pub done_from: DoneFrom,
     /// A host that is Off for `host_off` counts as chassis Off.
     pub host_off_is_off: bool,
+}
+
+/// The POST codes of one byte that mean something.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PostCodes {
+    /// The firmware has begun.
+    pub began: Vec<u8>,
+    /// The firmware is done.
+    pub done: Vec<u8>,
 }
 
 /// The times of rules 6, and the one limit beside them.
@@ -78,11 +93,13 @@ pub struct Timing {
     pub reset_confirm: Duration,
     /// How long the host must be Off before it counts as off.
     pub host_off: Duration,
+    /// The shortest time from power-on or a reset to the OS.
+    pub min_post: Duration,
     /// The longest the gate may stay closed under power.
     pub deadline: Duration,
     /// The longest a powered host may show no sign of life.
     pub silent_after: Duration,
-    /// In place of `settle` where a working state was only restored.
+    /// In place of `settle` where a working state was only restored, or was reported too early.
     pub restore_settle: Duration,
     /// How long thermal sensors may need after power-on.
     pub thermal_grace: Duration,
@@ -205,6 +222,13 @@ pub struct Events {
     pub logging: bool,
 }
 
+impl Default for Evidence {
+    /// Of the only host.
+    fn default() -> Self {
+        Self::new(&keys::Evidence::default(), true)
+    }
+}
+
 impl Default for Timing {
     fn default() -> Self {
         Self::new(&keys::Timing::default(), &keys::Fans::default())
@@ -212,10 +236,10 @@ impl Default for Timing {
 }
 
 impl Host {
-    /// A host with every default.
+    /// The only host, with every default.
     #[must_use]
     pub fn new(id: u32) -> Self {
-        Self::from(&keys::Host::new(id))
+        Self::of(&keys::Host::new(id), true)
     }
 }
 
@@ -258,9 +282,10 @@ impl Default for Settings {
 /// Returns the settings that follow from a checked configuration.
 pub(super) fn settings(config: &Config) -> Settings {
     let sensors: Vec<Sensor> = config.sensors.values().filter_map(sensor).collect();
+    let only = config.hosts.values().count() == 1;
     let hosts = config.hosts.values().map(|host| {
         let has_dimms = sensors.iter().any(|s| s.host == host.id.0 && s.group == Group::Dimm);
-        Host { has_dimms, ..Host::from(host) }
+        Host { has_dimms, ..Host::of(host, only) }
     });
     let buses = config.buses.values().map(|bus| Bus {
         bus: bus.bus.0,
@@ -309,17 +334,31 @@ fn sensor(sensor: &keys::Sensor) -> Option<Sensor> {
     })
 }
 
-impl From<&keys::Host> for Host {
+impl Evidence {
+    /// `only`: of the only host.
+    fn new(evidence: &keys::Evidence, only: bool) -> Self {
+        Self {
+            post_complete_trusted: evidence.post_complete == PostComplete::Trusted,
+            s0_from_post_complete: evidence.s0_from_post_complete,
+            s2_from_power_on: evidence.s2_from_power_on,
+            boot_progress: evidence.boot_progress.map_or(only, |word| word == BootProgress::Believed),
+            done_from: evidence.progress_done_from,
+            host_off_is_off: evidence.host_off_is_off,
+        }
+    }
+}
+
+impl Host {
     /// `has_dimms` is the sensors' to say.
-    fn from(host: &keys::Host) -> Self {
+    fn of(host: &keys::Host, only: bool) -> Self {
         let paths = |list: &List<ObjectPath>| list.values().map(|path| path.0.clone()).collect();
+        let bytes = |list: &List<Byte>| list.values().map(|byte| byte.0).collect();
         Self {
             id: host.id.0,
-            evidence: Evidence {
-                post_complete_trusted: host.evidence.post_complete == PostComplete::Trusted,
-                s0_from_post_complete: host.evidence.s0_from_post_complete,
-                s2_from_power_on: host.evidence.s2_from_power_on,
-                host_off_is_off: host.evidence.host_off_is_off,
+            evidence: Evidence::new(&host.evidence, only),
+            post_codes: PostCodes {
+                began: bytes(&host.evidence.post_codes.began),
+                done: bytes(&host.evidence.post_codes.done),
             },
             trusted_uids: host.evidence.trusted_uids.values().map(|uid| uid.0).collect(),
             timing: Timing::new(&host.timing, &host.fans),
@@ -350,6 +389,7 @@ impl Timing {
             settle: timing.settle.0,
             reset_confirm: timing.reset_confirm.0,
             host_off: timing.host_off.0,
+            min_post: timing.min_post.0,
             deadline: timing.deadline.0,
             silent_after: timing.silent_after.0,
             restore_settle: timing.restore_settle.0,

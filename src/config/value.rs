@@ -199,10 +199,7 @@ impl Value for Address {
     }
     fn parse(json: &Json) -> Option<Self> {
         let Json::String(text) = json else { return None };
-        let digits = text.strip_prefix("0x").filter(|digits| digits.len() == 2)?;
-        // A sign would be a digit to from_str_radix.
-        let digits = digits.bytes().all(|b| b.is_ascii_hexdigit()).then_some(digits)?;
-        let address = u8::from_str_radix(digits, 16).ok()?;
+        let address = two_digits(text)?;
         // The rest is reserved (I2C specification UM10204, 3.1.12).
         (0x08..=0x77).contains(&address).then_some(Self(address))
     }
@@ -213,6 +210,35 @@ impl Value for Address {
     fn schema() -> Json {
         object([("type", string("string")), ("pattern", string("^0x(0[89a-fA-F]|[1-6][0-9a-fA-F]|7[0-7])$"))])
     }
+}
+
+/// One byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Byte(pub(crate) u8);
+
+impl Value for Byte {
+    fn accepted() -> String {
+        "a byte from \"0x00\" to \"0xff\", as a string of that form".to_owned()
+    }
+    fn parse(json: &Json) -> Option<Self> {
+        let Json::String(text) = json else { return None };
+        two_digits(text).map(Self)
+    }
+    fn write(&self) -> Json {
+        Json::String(format!("{:#04x}", self.0))
+    }
+    #[cfg(test)]
+    fn schema() -> Json {
+        object([("type", string("string")), ("pattern", string("^0x[0-9a-fA-F]{2}$"))])
+    }
+}
+
+/// `"0x18"`.
+fn two_digits(text: &str) -> Option<u8> {
+    let digits = text.strip_prefix("0x").filter(|digits| digits.len() == 2)?;
+    // A sign would be a digit to from_str_radix.
+    let digits = digits.bytes().all(|b| b.is_ascii_hexdigit()).then_some(digits)?;
+    u8::from_str_radix(digits, 16).ok()
 }
 
 /// A kind of string: its name, what is accepted, the longest, the pattern of the schema, and the same as a function.
@@ -282,7 +308,7 @@ fn is_unit(text: &str) -> bool {
 macro_rules! words {
     ($($(#[doc = $doc:literal])+ $vis:vis enum $name:ident { $($(#[doc = $text:literal])+ $variant:ident = $word:literal,)+ })+) => {$(
         $(#[doc = $doc])+
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         $vis enum $name { $($(#[doc = $text])+ $variant,)+ }
 
         impl $name {

@@ -14,6 +14,10 @@ pub enum Cause {
     HostOff,
     /// The host was reset: firmware runs again and has not told us.
     HostReset,
+    /// The firmware was heard at work, and nobody had said that it runs.
+    FirmwareSeen,
+    /// Boot progress says that the OS runs.
+    BootProgress,
     /// POST has been complete for long enough.
     PostComplete,
     /// Chassis power came on.
@@ -34,6 +38,8 @@ impl Cause {
             Self::Resumed => "Resumed",
             Self::HostOff => "HostOff",
             Self::HostReset => "HostReset",
+            Self::FirmwareSeen => "FirmwareSeen",
+            Self::BootProgress => "BootProgress",
             Self::PostComplete => "PostComplete",
             Self::PowerOn => "PowerOn",
             Self::Startup => "Startup",

@@ -17,6 +17,8 @@ pub const NO_CPU_POWER_WATTS: f64 = 1.0;
 pub const DIMMS_FROM: Duration = Duration::from_secs(120);
 /// And how long after the gate opened, if that came late (note 30).
 pub const DIMMS_FROM_OPEN: Duration = Duration::from_secs(60);
+/// `OsNotReported`: how long firmware that is done may be without an OS: somebody in setup, a boot option that waits.
+pub const OS_REPORTED_WITHIN: Duration = Duration::from_secs(600);
 /// `EvidenceMute`: a power value is another than was told for so long: some services signal a moment after they answer.
 pub const MUTE_AFTER: Duration = Duration::from_secs(2);
 
@@ -33,6 +35,10 @@ pub enum Diagnosis {
     NotWorking,
     /// Firmware was reset more often than `max_resets` within one boot.
     BootLoop,
+    /// The firmware has long been done, and no OS was reported.
+    OsNotReported,
+    /// A working state was reported sooner after power-on or a reset than the host can boot.
+    EarlyReport,
     /// A working state was reported though chassis power had long been off.
     StaleReport,
     /// Fewer DIMMs than there should be.
@@ -55,12 +61,14 @@ pub enum Diagnosis {
 
 impl Diagnosis {
     /// All of them, in the order in which they are listed.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::FirmwareSilent,
         Self::NoCpuPower,
         Self::StuckInPost,
         Self::NotWorking,
         Self::BootLoop,
+        Self::OsNotReported,
+        Self::EarlyReport,
         Self::StaleReport,
         Self::MissingDimm,
         Self::BusStuck,
@@ -81,6 +89,8 @@ impl Diagnosis {
             Self::StuckInPost => "StuckInPost",
             Self::NotWorking => "NotWorking",
             Self::BootLoop => "BootLoop",
+            Self::OsNotReported => "OsNotReported",
+            Self::EarlyReport => "EarlyReport",
             Self::StaleReport => "StaleReport",
             Self::MissingDimm => "MissingDimm",
             Self::BusStuck => "BusStuck",
@@ -102,6 +112,8 @@ impl Diagnosis {
             Self::StuckInPost => "ef4883d6bebb40faa2f8a46b500997df",
             Self::NotWorking => "d3c675019e624f93a71437c68ba438bd",
             Self::BootLoop => "a6c62a7f5d904f37b4850b42a09d62c9",
+            Self::OsNotReported => "8b18aa32669845fcb44e56faeb3f1806",
+            Self::EarlyReport => "3a3559e7ec414e44a7819224728af2f8",
             Self::StaleReport => "14c42bc95ab448d49c804a38a9033479",
             Self::MissingDimm => "9b55c46f9bf6492eab63b17c175d91ae",
             Self::BusStuck => "4bc4b8068d28409e8182c999b03ddfc7",
@@ -133,6 +145,14 @@ impl Diagnosis {
                 "the host has had power for longer than the deadline and does not work, or does not say so; see GateReasons"
             }
             Self::BootLoop => "firmware is reset again and again in POST; look at POST codes and memory",
+            Self::OsNotReported => {
+                "firmware has been done for ten minutes and nobody has reported an OS: somebody is in setup, there is no boot \
+                 device, or this firmware does not report; see docs/firmware.md for what to set"
+            }
+            Self::EarlyReport => {
+                "a working state was reported sooner after power-on or a reset than min_post; it is shown, and the gate stays \
+                 closed: who sets it? (a script, an agent of the OS before) or lower min_post"
+            }
             Self::StaleReport => {
                 "a working state was reported while chassis power is off; who sets it? (IPMI over LAN, a script)"
             }

@@ -6,7 +6,7 @@
 use super::{
     acpi::AcpiState,
     diagnosis::CpuPower,
-    evidence::{Chassis, Found, HostState, Os},
+    evidence::{Chassis, Found, HostState, Os, PostCode, Stage},
 };
 
 /// Names one Set that waits for its answer.
@@ -29,6 +29,12 @@ pub enum Event {
     Os(Option<Os>),
     /// A value of these three was read again, though nothing was signalled (note B2).
     Found(Found),
+    /// `RequestedHostTransition` was signalled as `ForceWarmReboot`: a reset that does not ask the OS.
+    ForcedReset,
+    /// Somebody else signalled this stage as boot progress.
+    Progress(Stage),
+    /// A POST code was signalled.
+    PostCode(PostCode),
     /// A name that tells of one of them has an owner, and none that is believed (note B1); or not any more.
     Strangers(bool),
     /// Somebody Set `SysACPIStatus`.
@@ -83,10 +89,6 @@ pub enum Event {
     },
     /// A guard sensor of the DIMM zones has a critical alarm.
     GuardAlarm,
-    /// Someone else wrote a boot progress other than `Unspecified`.
-    BootProgressByOthers,
-    /// The firmware was heard of in some other way: a POST code.
-    SignOfLife,
     /// The value of the CPU's power sensor.
     CpuPower(CpuPower),
     /// A transfer on a bus that matters to this host does not end, or has.

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The evidence about chassis, host and OS: the values of other daemons, as the rules read them.
+//! The evidence about chassis, host, OS and firmware: the values of other daemons, as the rules read them.
 //!
-//! Owns: which strings mean what, and which values count as On, Running, complete.
-//! Sources: phosphor-dbus-interfaces State/{Chassis,Host,OperatingSystem/Status}; openbmc 2.1.
+//! Owns: which strings and bytes mean what, and which values count as On, Running, complete, at work.
+//! Sources: phosphor-dbus-interfaces State/{Chassis,Host,OperatingSystem/Status,Boot/Progress,Boot/Raw}; openbmc 2.1 and 6;
+//! Arm SBMR 2.0 (DEN0069), "Boot progress codes", for the nine bytes of a code.
 
 use super::time::Time;
+use crate::config::DoneFrom;
 
 /// `xyz.openbmc_project.State.Chassis` `CurrentPowerState`, as rule 3 reads it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -35,6 +37,36 @@ pub enum Os {
     Inactive,
     /// Any other value: POST is complete.
     Complete,
+}
+
+/// `xyz.openbmc_project.State.Boot.Progress` `BootProgress`: a stage that somebody else than the daemon wrote.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub enum Stage {
+    /// `OEM`, and every value that the daemon does not know: it says no more than that the firmware lives.
+    Oem,
+    /// `PrimaryProcInit`, `BusInit`, `MemoryInit`, `SecondaryProcInit`, `MotherboardInit`: the SPDs may be read.
+    Early,
+    /// `PCIInit`.
+    PciInit,
+    /// `SystemInitComplete`, which EDK2 signals before `PCIInit`.
+    SystemInitComplete,
+    /// `SystemSetup`: somebody is in setup.
+    SystemSetup,
+    /// `OSStart`: a boot option is started, which may be the shell or PXE.
+    OsStart,
+    /// `OSRunning`.
+    OsRunning,
+}
+
+/// A code at `xyz.openbmc_project.State.Boot.Raw` `Value`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum PostCode {
+    /// One byte, as firmware writes it to port 80h.
+    Byte(u8),
+    /// An SBMR code which says that firmware works: `ResetSystem`, or one of SEC or PEI.
+    AtWork,
+    /// Any other.
+    Other,
 }
 
 /// The last part of a D-Bus enum string, if it belongs to the enum `prefix`.
@@ -90,13 +122,67 @@ impl HostState {
 
 impl Os {
     /// Returns the meaning of an `OperatingSystemState` string. Every value but `Inactive` is complete, also
-    /// those to come; a string of another enum is none.
+    /// those to come; a string of another enum is none. x86-power-control said the last word alone before 2022-02 (its commit
+    /// 8623918): those two that it had.
     #[must_use]
     pub fn from_dbus(value: &str) -> Option<Self> {
-        match member(value, "xyz.openbmc_project.State.OperatingSystem.Status.OSStatus.")? {
+        let word = match member(value, "xyz.openbmc_project.State.OperatingSystem.Status.OSStatus.") {
+            None => Some(value).filter(|word| ["Inactive", "Standby"].contains(word))?,
+            Some(word) => word,
+        };
+        match word {
             "" => None,
             "Inactive" => Some(Self::Inactive),
             _ => Some(Self::Complete),
+        }
+    }
+}
+
+/// The prefix of every value of `BootProgress`.
+pub const STAGES: &str = "xyz.openbmc_project.State.Boot.Progress.ProgressStages.";
+
+impl From<DoneFrom> for Stage {
+    fn from(key: DoneFrom) -> Self {
+        match key {
+            DoneFrom::SystemInitComplete => Self::SystemInitComplete,
+            DoneFrom::SystemSetup => Self::SystemSetup,
+            DoneFrom::OsStart => Self::OsStart,
+            DoneFrom::OsRunning => Self::OsRunning,
+        }
+    }
+}
+
+impl Stage {
+    /// Returns the meaning of a `BootProgress` string; `None` for `Unspecified`, which says nothing.
+    #[must_use]
+    pub fn from_dbus(value: &str) -> Option<Self> {
+        Some(match value.strip_prefix(STAGES) {
+            Some("Unspecified") => return None,
+            Some("PrimaryProcInit" | "BusInit" | "MemoryInit" | "SecondaryProcInit" | "MotherboardInit") => {
+                Self::Early
+            }
+            Some("PCIInit") => Self::PciInit,
+            Some("SystemInitComplete") => Self::SystemInitComplete,
+            Some("SystemSetup") => Self::SystemSetup,
+            Some("OSStart") => Self::OsStart,
+            Some("OSRunning") => Self::OsRunning,
+            _ => Self::Oem,
+        })
+    }
+}
+
+impl PostCode {
+    /// Returns the meaning of a code's bytes. Nine are an SBMR code: type, severity (3 bytes), operation (2, little-endian),
+    /// subclass, class, instance.
+    #[must_use]
+    pub const fn from_bytes(bytes: &[u8]) -> Self {
+        match *bytes {
+            [code] => Self::Byte(code),
+            // Class 03h is EFI_SOFTWARE. Subclass 11h operation 100Ah: runtime services, ResetSystem. 01h to 03h: SEC, PEI.
+            [_, _, _, _, 0x0a, 0x10, 0x11, 0x03, _] | [_, _, _, _, _, _, 0x01..=0x03, 0x03, _] => {
+                Self::AtWork
+            }
+            _ => Self::Other,
         }
     }
 }
@@ -210,8 +296,44 @@ mod tests {
             ["Inactive", "Standby", "BootComplete", ""].map(os),
             [Some(Os::Inactive), Some(Os::Complete), Some(Os::Complete), None]
         );
-        assert_eq!(Os::from_dbus("Standby"), None);
+        assert_eq!(
+            ["Inactive", "Standby", "BootComplete", "standby", "", "OSStatus.Standby"].map(Os::from_dbus),
+            [Some(Os::Inactive), Some(Os::Complete), None, None, None, None]
+        );
         assert_eq!(Chassis::from_dbus("Off"), None);
+    }
+
+    #[test]
+    fn stages_and_codes_mean_what_the_rules_say() {
+        let stage = |s: &str| Stage::from_dbus(&format!("{STAGES}{s}"));
+        for early in ["PrimaryProcInit", "BusInit", "MemoryInit", "SecondaryProcInit", "MotherboardInit"] {
+            assert_eq!(stage(early), Some(Stage::Early), "{early}");
+        }
+        assert_eq!(
+            ["PCIInit", "SystemInitComplete", "SystemSetup", "OSStart", "OSRunning"].map(stage),
+            [Stage::PciInit, Stage::SystemInitComplete, Stage::SystemSetup, Stage::OsStart, Stage::OsRunning]
+                .map(Some)
+        );
+        assert_eq!(
+            [stage("Unspecified"), stage("OEM"), stage("Later")],
+            [None, Some(Stage::Oem), Some(Stage::Oem)]
+        );
+        assert_eq!(Stage::from_dbus("OSRunning"), Some(Stage::Oem));
+
+        assert_eq!(PostCode::from_bytes(&[0xaa]), PostCode::Byte(0xaa));
+        // NVIDIA's before a reset that the OS asks for; then one of PEI's.
+        assert_eq!(PostCode::from_bytes(&[1, 0, 0, 0, 0x0a, 0x10, 0x11, 0x03, 0]), PostCode::AtWork);
+        assert_eq!(PostCode::from_bytes(&[1, 0, 0, 0, 0x01, 0x10, 0x03, 0x03, 0]), PostCode::AtWork);
+        // Another class, another operation, DXE, and no SBMR code at all.
+        for other in [
+            &[1, 0, 0, 0, 0x0a, 0x10, 0x11, 0x02, 0][..],
+            &[1, 0, 0, 0, 0x0b, 0x10, 0x11, 0x03, 0],
+            &[1, 0, 0, 0, 0x01, 0x10, 0x04, 0x03, 0],
+            &[0, 0, 0, 0xaa],
+            &[],
+        ] {
+            assert_eq!(PostCode::from_bytes(other), PostCode::Other, "{other:02x?}");
+        }
     }
 
     #[test]

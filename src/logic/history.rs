@@ -55,7 +55,7 @@ impl History {
         self.boot_time = None;
     }
 
-    /// The first S2 of the boot. A boot that begins with it has no time before it.
+    /// The firmware's first word in the boot. A boot that begins with it has no time before it.
     pub(super) fn firmware_seen(&mut self, now: Time) {
         self.firmware_time = self.firmware_time.or(self.since_boot(now));
     }
@@ -92,7 +92,7 @@ impl History {
         self.boots
     }
 
-    /// From the last boot's beginning to its first S2, if that came.
+    /// From the last boot's beginning to the firmware's first word, if that came.
     #[must_use]
     pub fn firmware_time(&self) -> Option<Duration> {
         self.firmware_time

@@ -1,21 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The machine of one host: events in, effects out. The only place where its state changes.
 //!
-//! Owns: rules 1 to 9 (rules 3.2) and the order of the barrier (rules 3.3). The consequences of a state are in
+//! Owns: rules 1 to 11 (rules 3.2) and the order of the barrier (rules 3.3). The consequences of a state are in
 //! [`policy`](super::policy). Must never: ask what time it is, wait, or fail.
 //!
 //! | rule | in short | here |
 //! |---|---|---|
 //! | 1, 2 | a Set is taken as it is; S2 again after 5 s is a reset | `on_set` |
 //! | 3, 8 | chassis goes Off or comes On | `follow_power` |
-//! | 4 | the host leaves Running under power: a reset is suspected; Off for `host_off` (20 s) is S5 | `on_host`, `resolve_suspicion` |
+//! | 4 | the host leaves Running under power, or is to be reset by force: a reset is suspected; Off for `host_off` (20 s) is S5 | `on_host`, `resolve_suspicion` |
+//! | 4a | POST status falls from complete: a reset is suspected | `on_os` |
 //! | 5 | it is Running again for `reset_confirm` (5 s), and no report or complete POST explains it: S2 | `resolve_suspicion` |
 //! | 6 | the daemon starts | `start::decide` |
-//! | 7 | a trusted POST status is complete for 10 s (5 min against a reported S2): S0 | `Timer::PostComplete` |
+//! | 7 | with `s0_from_post_complete`: a trusted POST status is complete for 10 s: S0 | `Timer::PostComplete` |
 //! | 9 | a power service that was seen is missing: the gate is closed | `conditions` |
+//! | 10 | boot progress or a code shows the firmware at work: the gate is closed, and it is S2 | `firmware_works` |
+//! | 11 | boot progress says that the OS runs: S0 | `os_runs` |
 //!
 //! The parts own the data, and know nothing of each other (decision 0006): `Power` what is reported of chassis, host and OS;
-//! `Suspicion` a suspected reset; `Current` the state; `Gate` the times of the gate; `Barrier` what waits for the drain;
+//! `Suspicion` a suspected reset; `Firmware` the phase of the firmware; `Current` the state; `Gate` the times of the gate; `Barrier` what waits for the drain;
 //! `Handover` whose the guarded buses are; `Boot` the history, and what was seen of the firmware; `Zones` the hold of the
 //! DIMMs' fans; `Orders` what was last ordered; `Watch` the facts behind the diagnoses.
 //!
@@ -30,6 +33,8 @@ mod barrier;
 mod boot;
 mod current;
 mod deadlines;
+mod decision;
+pub(crate) mod firmware;
 mod gate;
 mod handover;
 mod orders;
@@ -39,16 +44,18 @@ mod start;
 mod suspicion;
 mod timers;
 mod watch;
+mod words;
 mod zones;
 
 use core::time::Duration;
 
 use self::{
     barrier::Barrier,
+    firmware::{Firmware, Phase, Source},
     gate::Conditions,
     handover::Handover,
     orders::Orders,
-    start::{DECIDE_WITHOUT_CHASSIS, decide},
+    start::{DECIDE_WITHOUT_CHASSIS, POWER_CONTROL_STARTS, Start},
     suspicion::Suspicion,
     zones::Zones,
 };
@@ -61,13 +68,17 @@ pub(crate) use self::{
     watch::{Answering, Watch},
     zones::Hold,
 };
-pub use self::{gate::GateReason, start::Stored};
+pub use self::{
+    firmware::{FirmwareRecord, Phase as FirmwarePhase, Source as FirmwareSource, Word as FirmwareWord},
+    gate::GateReason,
+    start::Stored,
+};
 use super::{
     acpi::{AcpiState, StateKind},
     cause::Cause,
     effect::{BootStage, Effect, Effects, UnitRow},
     event::{Event, SetId},
-    evidence::{Chassis, Found, HostState, Os},
+    evidence::{Chassis, Found, HostState},
     history::Transition,
     time::Time,
 };
@@ -75,13 +86,6 @@ use crate::config;
 
 /// Rule 2: S2 again after this long is a reset, not a retry.
 const RESET_BETWEEN_SETS: Duration = Duration::from_secs(5);
-
-/// Rule 6.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Start {
-    Undecided { stored: Option<Stored>, at_the_latest: Time },
-    Decided,
-}
 
 /// The machine of one host.
 #[derive(Clone, Debug)]
@@ -92,6 +96,7 @@ pub struct Machine {
     start: Start,
     power: Power,
     suspicion: Suspicion,
+    firmware: Firmware,
     current: Current,
     gate: Gate,
     barrier: Barrier,
@@ -106,19 +111,23 @@ impl Machine {
     /// A host of which nothing is known but what was stored.
     #[must_use]
     pub fn new(now: Time, settings: config::Host, stored: Option<Stored>) -> Self {
+        // The record of this boot of the BMC is shown at once; nothing follows from it before rule 6 decides.
+        let known = stored.filter(|stored| stored.same_bmc_boot);
+        let current = Current::new(now, known);
         let mut machine = Self {
             now,
-            start: Start::Undecided { stored, at_the_latest: now + DECIDE_WITHOUT_CHASSIS },
-            power: Power::new(now, &settings),
+            start: Start::Undecided { stored, at_the_latest: now + DECIDE_WITHOUT_CHASSIS, heard: None },
+            power: Power::new(now, &settings, stored.is_some_and(|stored| stored.complete_seen)),
             suspicion: Suspicion::default(),
-            current: Current::new(now),
+            firmware: Firmware::new(now, known.filter(|stored| !stored.off).map(|stored| stored.firmware)),
             gate: Gate::new(&settings.timing),
-            barrier: Barrier::new(settings.timing.ack_cap),
+            barrier: Barrier::new(settings.timing.ack_cap, (current.state(), current.device())),
+            current,
             handover: Handover::new(&settings),
             boot: Boot::default(),
             zones: Zones::new(settings.has_dimms),
             orders: Orders::default(),
-            watch: Watch::new(settings.has_dimms, stored.and_then(|stored| stored.good_dimms)),
+            watch: Watch::new(settings.has_dimms, stored),
             settings,
         };
         // The gate is closed from the first moment on.
@@ -166,6 +175,21 @@ impl Machine {
             Event::Host(value) => self.on_host(value),
             Event::Os(value) => self.on_os(value),
             Event::Found(found) => self.on_found(found),
+            Event::ForcedReset => {
+                // Rule 4.
+                if !self.power.is_off() {
+                    self.suspicion.request(self.now);
+                }
+            }
+            Event::Progress(stage) => {
+                self.boot.note_progress_by_others(self.now);
+                self.on_progress(stage);
+                self.watch.note_sign();
+            }
+            Event::PostCode(code) => {
+                self.on_post_code(code);
+                self.watch.note_sign();
+            }
             Event::Strangers(there) => self.power.set_strangers(there),
             Event::Set { id, state } => {
                 self.on_set(id, state, was_open);
@@ -195,11 +219,6 @@ impl Machine {
             | Event::Tick => {}
             Event::DimmsPresent(count) => self.watch.present = count,
             Event::GuardAlarm => self.zones.alarm(),
-            Event::BootProgressByOthers => {
-                self.boot.note_progress_by_others();
-                self.watch.note_sign();
-            }
-            Event::SignOfLife => self.watch.note_sign(),
             Event::CpuPower(power) => self.watch.set_cpu_power(self.now, power),
             Event::BusStuck(holds) => self.watch.bus_stuck = holds,
             Event::UnguardedBus(holds) => self.watch.unguarded_bus = holds,
@@ -214,7 +233,7 @@ impl Machine {
 
     /// Rules 1 and 2.
     fn on_set(&mut self, id: SetId, state: AcpiState, was_open: bool) {
-        let last_set = self.current.note_set(self.now);
+        let last_set = self.current.note_set(self.now, !self.power.is_off());
         self.gate.set_locked(false);
         self.power.forget_complete();
         self.barrier.answer(id);
@@ -222,7 +241,7 @@ impl Machine {
         if state.kind() == StateKind::Post || (was_open && !state.is_working()) {
             self.barrier.begin(self.now);
         }
-        self.suspicion.host_reports(state.kind(), self.power.host_may_run());
+        self.hear_report(state.kind());
 
         if state != self.current.state() {
             self.become_state(state, Cause::HostReport);
@@ -240,6 +259,7 @@ impl Machine {
             self.barrier.emit(Effect::Assert);
             let retry = last_set.is_some_and(|last| self.now.since(last) < RESET_BETWEEN_SETS);
             if !retry && !self.is_off() {
+                self.firmware.begin(self.now, Source::Report, Some(self.now));
                 self.restart_post();
             }
         }
@@ -255,15 +275,20 @@ impl Machine {
             } else {
                 self.power.found_off();
                 self.suspicion.clear();
+                self.firmware.end(self.now);
+                self.current.forget_report();
             }
+            let Start::Undecided { stored, .. } = self.start else { return };
             self.decide();
+            let stored = stored.map(|stored| Stored { same_bmc_boot: false, ..stored });
+            self.start = Start::FoundOff { stored, until: self.now + POWER_CONTROL_STARTS };
             return;
         }
         self.follow_power(Cause::ChassisOff);
-        self.power.judge_post(self.now);
     }
 
     fn on_host(&mut self, value: Option<HostState>) {
+        let was_off = self.power.is_off();
         let Some(change) = self.power.set_host(self.now, value) else { return };
         self.follow_power(Cause::HostOff);
         // Rule 4. A host whose first value comes after the decision was taken for Running until then (note 4).
@@ -274,24 +299,23 @@ impl Machine {
         };
         match change.to {
             HostState::Off | HostState::Halted if left_running => self.suspect(),
-            HostState::Running => self.suspicion.host_runs(),
-            HostState::Off | HostState::Halted | HostState::TransitioningToOff => {}
+            HostState::Running => {
+                let off_for_good =
+                    self.current.state().is_off_like() && self.current.cause() == Cause::HostOff;
+                if off_for_good && !was_off && !self.suspicion.holds() {
+                    self.suspicion.host_came(self.now);
+                }
+                self.suspicion.host_runs();
+            }
+            HostState::TransitioningToOff => self.suspicion.host_stops(),
+            HostState::Off | HostState::Halted => {}
         }
     }
 
     fn suspect(&mut self) {
         if !self.power.is_off() {
-            self.suspicion.begin(self.power.post_is_complete());
-        }
-    }
-
-    fn on_os(&mut self, value: Option<Os>) {
-        let before = self.power.set_os(value);
-        self.suspicion.post_is(self.power.post_is_complete());
-        self.power.judge_post(self.now);
-        let post = self.power.post();
-        if before.is_some() && post.is_some() && post != before {
-            self.watch.note_sign();
+            self.suspicion.host_left(self.now, self.power.post_is_complete());
+            self.firmware.suspend(self.now);
         }
     }
 
@@ -308,58 +332,43 @@ impl Machine {
 
     /// Chassis power as the rules see it, and its edges: rules 3 and 8.
     fn follow_power(&mut self, off_cause: Cause) {
+        if self.power_control_starts() {
+            return;
+        }
         let Some(edge) = self.power.follow(self.now, self.due(Timer::HostOff)) else { return };
         self.follow_off();
         match edge.to {
             Some(Chassis::Off) => {
                 self.suspicion.clear();
-                self.current.set_device(AcpiState::S3D3);
+                self.firmware.end(self.now);
+                self.current.forget_report();
+                self.current.device_is_off();
                 if !self.current.state().is_off_like() && !self.current.state().is_sleep() {
                     self.become_state(AcpiState::S5G2, off_cause);
                 }
             }
-            Some(Chassis::On) if edge.from == Some(Chassis::Off) => match self.current.kind() {
-                StateKind::Sleep => self.become_state(AcpiState::S2D2, Cause::Resumed),
-                StateKind::Working => self.become_state(AcpiState::S2D2, Cause::PowerOn),
-                StateKind::OffLike if self.settings.evidence.s2_from_power_on => {
-                    self.become_state(AcpiState::S2D2, Cause::PowerOn);
-                }
-                StateKind::OffLike | StateKind::Post | StateKind::Unknown => {}
-            },
+            Some(Chassis::On) if edge.from == Some(Chassis::Off) => {
+                self.current.forget_report();
+                self.power_came();
+            }
             Some(Chassis::On) | None => {}
         }
-        self.power.judge_post(self.now);
         self.follow_rows();
     }
 
-    /// Rule 6, once there is enough to decide by.
-    fn decide(&mut self) {
-        let Start::Undecided { stored, .. } = core::mem::replace(&mut self.start, Start::Decided) else {
-            return;
-        };
-        self.follow_off();
-        let off = self.power.is_off();
-        let stopped = !self.power.host_may_run();
-        if stopped && !off {
-            self.power.count_host_from(self.now);
-            if !self.suspicion.holds() {
-                self.suspect();
+    /// Rules 3 and 8: chassis Off to On.
+    fn power_came(&mut self) {
+        let kind = self.current.kind();
+        // A resume is quick, and its report true.
+        let from = (kind != StateKind::Sleep).then_some(self.now);
+        self.firmware.begin(self.now, Source::Power, from);
+        match kind {
+            StateKind::Sleep => self.become_state(AcpiState::S2D2, Cause::Resumed),
+            StateKind::Working => self.become_state(AcpiState::S2D2, Cause::PowerOn),
+            StateKind::OffLike if self.settings.evidence.s2_from_power_on => {
+                self.become_state(AcpiState::S2D2, Cause::PowerOn);
             }
-        }
-        let decision = decide(start::Evidence { off, stopped, post: self.power.post(), stored });
-        if off {
-            self.current.find_device(StateKind::OffLike);
-        }
-        if self.current.stands() {
-            // A Set that came first stands, and so does what rules 3 and 4 made of it.
-            self.follow_rows();
-        } else {
-            self.gate.set_locked(decision.locked);
-            self.become_state(decision.state, decision.cause);
-            if decision.state.kind() == StateKind::Post {
-                // Firmware that is at work will be heard.
-                self.watch.owe_sign(self.now);
-            }
+            StateKind::OffLike | StateKind::Post | StateKind::Unknown => {}
         }
     }
 
@@ -379,6 +388,9 @@ impl Machine {
         if self.act() {
             self.mark();
         }
+        if self.due(Timer::Dimms) {
+            self.watch.learn_dimms();
+        }
     }
 
     /// The deadlines that act on times which [`Machine::mark`] has brought up to date. True if one of them was due.
@@ -393,7 +405,14 @@ impl Machine {
             if self.current.state() == AcpiState::Unknown {
                 self.become_state(AcpiState::S0G0D0, Cause::Startup);
             }
+            self.firmware.done(self.now, Source::Restored);
             self.gate.end_lock(self.now);
+        }
+        // Time has made an early report true, or nothing followed a code that says so.
+        let early = self.due(Timer::Early);
+        let silence = self.due(Timer::DoneCode);
+        if early || silence {
+            self.firmware_is_done(if silence { Source::PostCode } else { Source::Restored });
         }
         let late = self.due(Timer::Handover);
         if late {
@@ -404,19 +423,27 @@ impl Machine {
             self.barrier.end();
             self.barrier.emit(Effect::DrainTimedOut);
         }
-        complete || unlock || late || capped
+        complete || unlock || early || silence || late || capped
     }
 
     /// Rules 4 and 5: what time says about a suspected reset. Due only where the host is Off, or is Running and the state is
     /// not an off-like one: `suspicion_ends_at`.
     fn resolve_suspicion(&mut self) {
-        let was_complete = self.suspicion.post_was_complete();
+        let (glitch, began) = (self.suspicion.is_glitch(), self.reset_began());
+        let complete = self.firmware.is_done_by_post_since(self.suspicion.since());
         self.suspicion.clear();
         if !self.power.host_may_run() {
             if !self.current.state().is_off_like() && !self.current.state().is_sleep() {
                 self.become_state(AcpiState::S5G2, Cause::HostOff);
             }
-        } else if !was_complete {
+        } else if glitch {
+            self.firmware.resume(self.now);
+        } else {
+            self.firmware.begin(self.now, Source::Reset, began);
+            if complete {
+                // It rose since the reset began, and so is the newer word; `min_post` counts from the reset.
+                self.firmware.done(self.now, Source::PostStatus);
+            }
             self.become_state(AcpiState::S2D2, Cause::HostReset);
         }
     }
@@ -439,7 +466,8 @@ impl Machine {
         }
         self.power.forget_complete();
         let again = self.current.state() == state;
-        let is_transition = !again || cause == Cause::HostReset;
+        let reset = matches!(cause, Cause::HostReset | Cause::FirmwareSeen);
+        let is_transition = !again || reset;
         if is_transition {
             let from = self.current.state();
             let transition = Transition { at: self.now, from, to: state, cause, repeats: 0 };
@@ -448,14 +476,14 @@ impl Machine {
         }
         self.current.enter(self.now, state, cause, is_transition);
         self.follow_off();
-        self.note_seen();
-        self.boot.entered(self.now, state.kind());
+        let reported = cause == Cause::HostReport;
+        self.boot.entered(self.now, state.kind(), reported);
         if cause == Cause::HostReset {
             self.watch.owe_sign_anew(self.now);
         } else if state.is_working() {
-            self.watch.note_sign();
+            self.watch.works(matches!(cause, Cause::Startup | Cause::Restored));
         }
-        if again && cause == Cause::HostReset {
+        if again && reset {
             self.barrier.emit(Effect::Assert);
             self.restart_post();
         } else {
@@ -466,7 +494,8 @@ impl Machine {
 
     /// Notes what the state shows of the host since power-on.
     fn note_seen(&mut self) {
-        self.boot.note_seen(self.current.kind(), self.current.cause() == Cause::HostReport);
+        let reported = self.current.cause() == Cause::HostReport;
+        self.boot.note_seen(self.now, self.current.kind(), reported);
     }
 
     /// The edges of off, as everything that follows from the state sees it.
@@ -474,7 +503,7 @@ impl Machine {
         let off = self.is_off();
         if self.boot.follow_off(self.now, off) {
             if off {
-                self.watch.note_sign();
+                self.watch.owe_nothing();
             } else {
                 self.watch.owe_sign_anew(self.now);
             }
@@ -523,17 +552,14 @@ impl Machine {
     fn mark(&mut self) {
         let now = self.now;
         let conditions = self.conditions();
-        let steady = conditions.are_steady();
-        self.gate.follow(now, steady, conditions.working);
-        self.power.count_complete(now, steady);
+        self.gate.follow(now, conditions.hold(), conditions.are_quiet());
+        self.power.count_complete(now, conditions.are_steady());
 
         let open = self.is_open();
         let powered = self.is_powered();
-        self.gate.follow_closed(now, powered && !open);
+        let waits = self.gate.is_locked() || self.firmware.is_early();
+        self.gate.follow_closed(now, powered && !open, !waits);
         self.watch.expect_cpu_power(now, powered && self.cpu_should_run());
-        if self.due(Timer::Dimms) {
-            self.watch.learn_dimms();
-        }
         if !powered {
             self.zones.release();
         } else if open {
@@ -548,6 +574,7 @@ impl Machine {
 #[allow(clippy::too_many_lines, reason = "a rule is one claim after another")]
 mod tests {
     mod handover;
+    mod heard;
     mod invariants;
     mod properties;
     mod reachability;

@@ -8,7 +8,7 @@ use super::{
     acpi::StateKind,
     diagnosis::{Diagnosis, Evidence},
     evidence::{Chassis, HostState},
-    machine::{Machine, Timer},
+    machine::{FirmwarePhase, Machine, Timer},
     time::Time,
 };
 
@@ -80,10 +80,13 @@ pub fn thermal_sensors(machine: &Machine) -> SensorMode {
 #[must_use]
 pub fn fans(machine: &Machine) -> FanDemand {
     let Some(hold) = machine.hold() else { return FanDemand::Free };
-    // A hold that outlasts its boot (`settle`, the first answer of a DIMM) keeps the boot's speed for a while.
-    let booting =
-        machine.boot().is_under_way() || !machine.current().is_reported() || machine.runs(Timer::BootHold);
-    let stalled = hold.alarmed || machine.due(Timer::ClosedTooLong) || !booting;
+    // A hold that only waits for `settle`, or for the first answer of a DIMM, keeps the boot's speed for a while.
+    let ends_soon = machine.runs(Timer::BootHold);
+    let booting = machine.boot().is_under_way()
+        || !machine.current().is_reported()
+        || machine.phase() == FirmwarePhase::AtWork
+        || machine.firmware().is_early();
+    let stalled = hold.alarmed || (!ends_soon && (machine.due(Timer::ClosedTooLong) || !booting));
     let level = if stalled { FanLevel::Stall } else { FanLevel::S2 };
     FanDemand::Held { level, at_least_found: hold.from_working }
 }
@@ -108,6 +111,8 @@ fn holds(machine: &Machine, diagnosis: Diagnosis) -> bool {
         Diagnosis::BootLoop => {
             machine.boot().is_under_way() && machine.boot().resets() > machine.settings().timing.max_resets
         }
+        Diagnosis::OsNotReported => machine.due(Timer::OsNotReported),
+        Diagnosis::EarlyReport => machine.firmware().is_early(),
         Diagnosis::StaleReport => report_is_stale(machine),
         Diagnosis::MissingDimm => machine.due(Timer::Dimms) && watch.dimms_are_missing(),
         Diagnosis::BusStuck => watch.bus_stuck,
@@ -169,6 +174,13 @@ pub fn evidence(machine: &Machine, diagnosis: Diagnosis) -> Evidence {
             let names: Vec<_> = power.untold().map(|(_, name)| name).collect();
             evidence.with("UNTOLD", names.join("+"))
         }
+        Diagnosis::OsNotReported | Diagnosis::EarlyReport => {
+            let firmware = machine.firmware();
+            evidence
+                .with("FIRMWARE", machine.phase().name())
+                .with("FIRMWARE_SOURCE", firmware.word().source.name())
+                .with("FIRMWARE_SECONDS", seconds(firmware.since()))
+        }
         Diagnosis::BusStuck
         | Diagnosis::PostCompleteBogus
         | Diagnosis::RivalOwner
@@ -176,4 +188,14 @@ pub fn evidence(machine: &Machine, diagnosis: Diagnosis) -> Evidence {
         | Diagnosis::FailsafeConfig
         | Diagnosis::BusSilent => evidence,
     }
+}
+
+/// Whether this host's POST codes are listened to. A host may write to port 80h at run time too, as often as it likes, and until the firmware
+/// is done a code is worth that: it is a sign of life. Two kinds say something in a working state as well, and are never missed: codes that the
+/// file names, and those of SBMR, of which the one before a reset that the OS asks for (`ResetSystem`) may be all that is heard of it.
+#[must_use]
+pub fn wants_post_codes(machine: &Machine) -> bool {
+    let settings = machine.settings();
+    let named = !settings.post_codes.began.is_empty() || !settings.post_codes.done.is_empty();
+    named || settings.evidence.boot_progress || (!machine.is_off() && machine.phase() != FirmwarePhase::Done)
 }

@@ -7,12 +7,22 @@
 
 use std::{
     fmt::Debug,
+    fs,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use crate::logic::time::Time;
 
-/// Monotonic time since the clock was made, `speed` times as fast as real time.
+/// Its first word is `CLOCK_BOOTTIME` in seconds, to the hundredth (proc(5)).
+const UPTIME: &str = "/proc/uptime";
+
+/// `12.34 5.67`.
+fn since_boot(uptime: &str) -> Option<Duration> {
+    Duration::try_from_secs_f64(uptime.split(' ').next()?.parse().ok()?).ok()
+}
+
+/// Monotonic time since the boot of the BMC, `speed` times as fast as real time: a time that is stored means the same to the
+/// daemon's next life. Where the time since boot cannot be read, since the clock was made.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     origin: Instant,
@@ -38,7 +48,9 @@ impl Clock {
     /// A clock that shows `speed` seconds for each real second; 0 counts as 1.
     #[must_use]
     pub fn scaled(speed: u32) -> Self {
-        Self { origin: Instant::now(), speed: speed.max(1), hand: None }
+        let now = Instant::now();
+        let booted = fs::read_to_string(UPTIME).ok().and_then(|text| now.checked_sub(since_boot(&text)?));
+        Self { origin: booted.unwrap_or(now), speed: speed.max(1), hand: None }
     }
 
     /// A clock that shows what its hand says.
@@ -113,5 +125,21 @@ impl Wall {
     #[must_use]
     pub fn of(&self, time: Time) -> u64 {
         self.origin_us.saturating_add(time.as_micros() / u64::from(self.speed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_from_the_boot() {
+        assert_eq!(since_boot("350735.47 234388.90\n"), Some(Duration::from_millis(350_735_470)));
+        assert_eq!([since_boot(""), since_boot("x 1"), since_boot("-1 1")], [None; 3]);
+        let (first, second) = (Clock::scaled(1).now(), Clock::scaled(1).now());
+        // Two lives of the daemon show the same time, to the hundredth that the file has.
+        assert!(
+            second.since(first) < Duration::from_secs(5) && first.since(second) < Duration::from_millis(20)
+        );
     }
 }

@@ -17,6 +17,7 @@ use crate::{
     config::Group,
     logic::{
         absence::{self, Absence},
+        acpi::AcpiState,
         effect::Effect,
         event::{Epoch, Event, SetId},
         evidence::Untold,
@@ -71,6 +72,8 @@ struct Said {
     view: View,
     /// To its power services' follower.
     relies: bool,
+    /// To the listener to its POST codes.
+    wants_codes: bool,
     /// To its fans; `None` before rule 6 has decided.
     fans: Option<FanDemand>,
     /// For storage.
@@ -109,6 +112,7 @@ impl EventLoop {
         let said = |machine| Said {
             view: view(machine, &wall),
             relies: false,
+            wants_codes: false,
             fans: None,
             stored: None,
             dimms: None,
@@ -150,9 +154,10 @@ impl EventLoop {
         Self { sensors, sensor_names, ..self }
     }
 
-    /// Returns the views that the objects show before anything has happened.
-    pub(crate) fn views(&self) -> impl Iterator<Item = &View> {
-        self.said.iter().map(|said| &said.view)
+    /// Returns what the objects show before anything has happened: state and device, and the Tracker's view.
+    pub(crate) fn views(&self) -> impl Iterator<Item = ((AcpiState, AcpiState), &View)> {
+        let known = self.machines.iter().map(|machine| (machine.state(), machine.device()));
+        known.zip(self.said.iter().map(|said| &said.view))
     }
 
     /// Runs until it is told to stop and the buses are quiet, or `ack_cap` later. Fails only if there
@@ -448,6 +453,10 @@ impl EventLoop {
             let relies = policy::relies_on_power(&self.machines, host);
             if core::mem::replace(&mut said.relies, relies) != relies {
                 self.outputs.send(Output::Rely(host, relies)).unwrap_or_default();
+            }
+            let wants_codes = policy::wants_post_codes(machine);
+            if core::mem::replace(&mut said.wants_codes, wants_codes) != wants_codes {
+                self.outputs.send(Output::PostCodes(host, wants_codes)).unwrap_or_default();
             }
             let view = view(machine, &self.wall);
             if view != said.view {

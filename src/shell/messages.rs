@@ -79,6 +79,8 @@ pub(crate) enum Output {
     Track(HostIndex, Box<View>),
     /// A bus may be open by what this host's power services report, or none may any more.
     Rely(HostIndex, bool),
+    /// This host's POST codes are wanted, or are not any more.
+    PostCodes(HostIndex, bool),
     /// The snapshot that this sensor shows now.
     Sensor(usize, Snapshot),
     /// The state of its DIMM zones' fans now.

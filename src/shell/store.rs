@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// Longer than any file of ours.
-const LONGEST: u64 = 256;
+const LONGEST: u64 = 512;
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Where the daemon remembers.
@@ -286,7 +286,9 @@ fn write(file: &mut Option<File>, path: &Path, line: &str) -> io::Result<()> {
             opened => opened?,
         }),
     };
-    file.write_all_at(format!("{line:\n<WIDTH$}").as_bytes(), 0)
+    let mut bytes = line.as_bytes().to_vec();
+    bytes.resize(WIDTH, b'\n');
+    file.write_all_at(&bytes, 0)
 }
 
 #[cfg(test)]

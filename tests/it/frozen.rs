@@ -159,7 +159,8 @@ async fn it_goes_on_when_the_bus_does() {
     assert_eq!(rig.reasons().await, Vec::<String>::new());
     // Six seconds are no silence, and the gate has never been closed: nothing was signalled of either.
     rig.set("S2_D2").await;
-    assert_eq!(said(&mut heard, "GateReasons", &["State"]).await, [["State"]]);
+    let closed = said(&mut heard, "GateReasons", &["FirmwareAtWork"]).await;
+    assert_eq!(closed, [["FirmwareAtWork"]]);
 }
 
 /// A restart does not mend a bus that stands still, and a daemon that is not fed is killed.

@@ -13,7 +13,7 @@ use acpi_stated::logic::{
     diagnosis::{CpuPower, Diagnosis},
     effect::{BootStage, Effect, Target, UnitOrder},
     event::{Event, SetId},
-    evidence::{Chassis, Found, HostState, Os},
+    evidence::{Chassis, Found, HostState, Os, PostCode, STAGES, Stage},
     history::Transition,
     machine::Machine,
     policy::{self, FanDemand, FanLevel, SensorMode},
@@ -75,7 +75,6 @@ fn event(text: &str, id: SetId, machine: &Machine) -> Option<Event> {
         ["quiesced"] => Event::Quiesced { epoch: machine.epoch() },
         ["mux-at-host"] => Event::MuxAtHost { epoch: machine.epoch() },
         ["mux-at-bmc"] => Event::MuxAtBmc { epoch: machine.epoch() },
-        ["sign-of-life"] => Event::SignOfLife,
         ["cpu", watts] => Event::CpuPower(CpuPower::of(watts.parse().expect("watts"))),
         ["bus-stuck"] => Event::BusStuck(true),
         ["bus-free"] => Event::BusStuck(false),
@@ -84,7 +83,14 @@ fn event(text: &str, id: SetId, machine: &Machine) -> Option<Event> {
         ["drained"] => Event::Drained { epoch: machine.epoch() },
         ["dimms-known"] => Event::DimmsKnown { epoch: machine.epoch() },
         ["guard-alarm"] => Event::GuardAlarm,
-        ["progress-by-others"] => Event::BootProgressByOthers,
+        ["request", "ForceWarmReboot"] => Event::ForcedReset,
+        ["progress", stage] => {
+            Event::Progress(Stage::from_dbus(&format!("{STAGES}{stage}")).expect("a stage but Unspecified"))
+        }
+        ["code", ref bytes @ ..] => {
+            let bytes = bytes.iter().map(|byte| u8::from_str_radix(byte, 16).expect("a byte"));
+            Event::PostCode(PostCode::from_bytes(&bytes.collect::<Vec<_>>()))
+        }
         ["rival", "appears"] => Event::Rival(true),
         ["rival", "gone"] => Event::Rival(false),
         ["lapsed"] => Event::Lapsed,
@@ -123,10 +129,11 @@ struct Seen {
 
 impl Bench {
     fn new(scenario: &Scenario) -> Self {
+        let machine = Machine::new(Time::ZERO, scenario.settings.clone(), scenario.stored);
         Self {
-            machine: Machine::new(Time::ZERO, scenario.settings.clone(), scenario.stored),
             busy: false,
-            got: (AcpiState::Unknown, AcpiState::Unknown),
+            got: (machine.state(), machine.device()),
+            machine,
             waiting: Vec::new(),
             last_id: 0,
             boots: 0,
@@ -397,7 +404,7 @@ fn every_scenario_goes_as_written() {
 // ---- The index -------------------------------------------------------------------------------------
 
 /// The questions of docs/scenarios.md, and how the names of the traces begin that answer each.
-const QUESTIONS: [(&str, &[&str]); 19] = [
+const QUESTIONS: [(&str, &[&str]); 24] = [
     ("What happens when the host is switched on?", &["01-"]),
     ("What happens when the host shuts down, or is switched off?", &["02-", "03-", "04-"]),
     ("What happens at a power cycle or a reboot?", &["05-", "06-", "11-"]),
@@ -406,10 +413,15 @@ const QUESTIONS: [(&str, &[&str]); 19] = [
     ("What happens when the host sleeps?", &["22-sleep-"]),
     ("What happens when the BMC reboots, and the host does not?", &["13-"]),
     ("What does the daemon take for the state when it starts? (rule 6)", &["25-"]),
-    ("What does a report change? (rules 1 and 2)", &["20-", "21-"]),
+    ("What does a report change? (rules 1 and 2)", &["20-", "21-", "67-"]),
     ("What does it change that power goes or comes? (rules 3 and 8)", &["22-rule-", "27-"]),
     ("When is the host off, or was it reset, while there is power? (rules 4 and 5)", &["23-", "24-"]),
     ("What does POST complete change? (rule 7)", &["26-"]),
+    ("What does boot progress change, and what do POST codes? (rules 10 and 11)", &["61-", "66-"]),
+    ("What of a host that is in setup, or boots no OS?", &["60-"]),
+    ("What of a reset that somebody asks for, or that POST status shows? (rules 4 and 4a)", &["62-", "65-"]),
+    ("What of a report that comes too early, and of a long POST?", &["63-"]),
+    ("What of the firmware is remembered when the daemon or the BMC restarts?", &["64-"]),
     ("What if a power service is missing? (rule 9)", &["28-", "31-"]),
     ("What of a board whose chassis is always On?", &["30-"]),
     ("When is a Set answered? (the barrier, the mux)", &["40-", "49-"]),

@@ -25,7 +25,7 @@ use crate::support::{
 };
 use acpi_stated::{
     config::{Bus, Group, Sensor, Settings, Source},
-    logic::{machine::Stored, time::Time},
+    logic::{evidence::Os, machine::Stored, time::Time},
     shell::ports::{GpioLine, GpioLines},
     shell::{
         permits::{BusPermits, Need, Permit},
@@ -152,11 +152,41 @@ fn crc32(bytes: &[u8]) -> u32 {
 
 /// A file of the last life, as `docs/state.md` has it.
 fn remember(directory: &Path, stored: Stored) {
-    let suspicion = if stored.reset_suspected { "suspected" } else { "clear" };
+    let suspicion = match (stored.reset_suspected, stored.reset_requested) {
+        (_, true) => "requested",
+        (true, false) => "suspected",
+        (false, false) => "clear",
+    };
     let boot = if stored.same_bmc_boot { BOOT } else { "an-earlier-one" };
-    let body = format!("acpi-stated-1 {} {suspicion} {boot} ", stored.state.name());
+    let firmware = stored.firmware;
+    let word = firmware.word.map(|word| format!("{}/{}", word.phase.name(), word.source.name()));
+    let ran_from = firmware.ran_from.map(|at| at.as_micros().to_string());
+    let post = stored.post.map(|post| if post == Os::Complete { "complete" } else { "inactive" }.to_owned());
+    let flags = [
+        ("o", stored.off),
+        ("r", stored.reported),
+        ("e", firmware.early),
+        ("c", stored.complete_seen),
+        ("s", stored.signs_seen),
+    ];
+    let flags: String = flags.into_iter().filter_map(|(letter, flag)| flag.then_some(letter)).collect();
+    let flags = (!flags.is_empty()).then_some(flags);
+    let words = [word, ran_from, post, flags].map(|word| word.unwrap_or_else(|| "-".to_owned())).join(" ");
+    let (state, device) = (stored.state.name(), stored.device.name());
+    let body = format!("acpi-stated-4 1 {state} {suspicion} {boot} {device} {words} ");
     fs::create_dir_all(directory).unwrap();
     fs::write(directory.join("host0"), format!("{body}{:08x}\n", crc32(body.as_bytes()))).unwrap();
+}
+
+/// A code as the host's interface has it: the bytes, and none beside them (phosphor-dbus-interfaces, State/Boot/Raw).
+fn bytes_of(words: &[&str]) -> Variant<'static> {
+    let bytes: Vec<u8> = words.iter().map(|word| u8::from_str_radix(word, 16).unwrap()).collect();
+    Variant::from((bytes, Vec::<u8>::new()))
+}
+
+/// What phosphor-state-manager was asked to do with the host.
+fn requested() -> Key {
+    key(HOST, "xyz.openbmc_project.State.Host", "RequestedHostTransition")
 }
 
 fn configure(settings: &mut Settings, scenario: &Scenario, files: &Path) {
@@ -222,7 +252,7 @@ impl World {
             (alarm(), Variant::Bool(false)),
             (watts(), Variant::F64(f64::NAN)),
             (progress(), stage("Unspecified")),
-            (code(), Variant::U64(0)),
+            (code(), bytes_of(&["00"])),
         ];
         let peer = Peer::start(bus.address(), &[SERVICE, SYSTEMD], values).await;
         peer.knows(&[ZONE, PWM, GUARD, CPU, HOST, RAW].map(|path| (path, SERVICE)));
@@ -302,10 +332,12 @@ impl World {
                 self.peer.change(alarm(), Variant::Bool(true)).await;
                 self.peer.change(alarm(), Variant::Bool(false)).await;
             }
-            ["progress-by-others"] => {
-                self.peer.change(progress(), stage("MemoryInit")).await;
+            ["progress", value] => self.peer.change(progress(), stage(value)).await,
+            ["request", value] => {
+                let value = format!("xyz.openbmc_project.State.Host.Transition.{value}");
+                self.peer.change(requested(), Variant::from(value)).await;
             }
-            ["sign-of-life"] => self.peer.change(code(), Variant::U64(0xb0)).await,
+            ["code", ref bytes @ ..] => self.peer.change(code(), bytes_of(bytes)).await,
             ["cpu", value] => self.peer.change(watts(), Variant::F64(value.parse().unwrap())).await,
             ["rival", there] => {
                 let rival = (there == "appears").then_some("xyz.openbmc_project.Settings");

@@ -13,7 +13,7 @@ use acpi_stated::{
         cause::Cause,
         effect::{BootStage, Effect, Target, UnitOrder},
         event::{Event, SetId},
-        evidence::{Chassis, HostState, Os},
+        evidence::{Chassis, HostState, Os, Stage},
         machine::Machine,
         policy::{self, FanDemand, FanLevel, SensorMode},
         time::Time,
@@ -99,12 +99,16 @@ struct Happening {
 const PLAIN: config::Evidence = config::Evidence {
     post_complete_trusted: false,
     s0_from_post_complete: false,
-    s2_from_power_on: false,
+    s2_from_power_on: true,
+    boot_progress: true,
+    done_from: config::DoneFrom::OsRunning,
     host_off_is_off: false,
 };
 
 const OFF: (Event, u64) = (Event::Chassis(Some(Chassis::Off)), 0);
 const ON: (Event, u64) = (Event::Chassis(Some(Chassis::On)), 0);
+const INACTIVE: (Event, u64) = (Event::Os(Some(Os::Inactive)), 0);
+const COMPLETE: (Event, u64) = (Event::Os(Some(Os::Complete)), 0);
 const RUNNING: (Event, u64) = (Event::Host(Some(HostState::Running)), 4);
 const HOST_OFF: (Event, u64) = (Event::Host(Some(HostState::Off)), 1);
 
@@ -112,18 +116,19 @@ const HOST_OFF: (Event, u64) = (Event::Host(Some(HostState::Off)), 1);
 fn happenings() -> Vec<Happening> {
     let trusted = config::Evidence { post_complete_trusted: true, ..PLAIN };
     let s0_too = config::Evidence { s0_from_post_complete: true, ..trusted };
-    let s2_too = config::Evidence { s2_from_power_on: true, ..PLAIN };
+    let no_s2 = config::Evidence { s2_from_power_on: false, ..PLAIN };
     let by_host = config::Evidence { host_off_is_off: true, ..PLAIN };
     let (off, resumed) = (Some((S::S5G2, Cause::ChassisOff)), Some((S::S2D2, Cause::Resumed)));
     let (power_on, host_off) = (Some((S::S2D2, Cause::PowerOn)), Some((S::S5G2, Cause::HostOff)));
     let (reset, complete) = (Some((S::S2D2, Cause::HostReset)), Some((S::S0G0D0, Cause::PostComplete)));
+    let (seen, runs) = (Some((S::S2D2, Cause::FirmwareSeen)), Some((S::S0G0D0, Cause::BootProgress)));
     let stays = [None; 5];
     let row = |what, evidence, events, becomes| Happening { what, evidence, events, becomes };
     vec![
         //                                                                      working   S2        off-like  sleep     Unknown
         row("chassis Off",                       PLAIN,   &[OFF],              [off,      off,      None,     None,     off]),
-        row("chassis Off, On",                   PLAIN,   &[OFF, ON],          [off,      off,      None,     resumed,  off]),
-        row("chassis Off, On (`s2_from_power_on`)", s2_too, &[OFF, ON],        [power_on, power_on, power_on, resumed,  power_on]),
+        row("chassis Off, On",                   PLAIN,   &[OFF, ON],          [power_on, power_on, power_on, resumed,  power_on]),
+        row("chassis Off, On (`s2_from_power_on` false)", no_s2, &[OFF, ON],   [off,      off,      None,     resumed,  off]),
         row("chassis On again",                  PLAIN,   &[ON],               stays),
         row("host Off for 20 s",                 PLAIN,   &[(HOST_OFF.0, 20)], [host_off, host_off, None,     None,     host_off]),
         row("host Off for 20 s (`host_off_is_off`)", by_host, &[(HOST_OFF.0, 20)], [host_off, host_off, None, None,     host_off]),
@@ -132,14 +137,17 @@ fn happenings() -> Vec<Happening> {
         row("host Quiesced for an hour",         PLAIN,   &[(Event::Host(Some(HostState::Halted)), 3600)], stays),
         row("host Quiesced, Running for 5 s",    PLAIN,   &[(Event::Host(Some(HostState::Halted)), 9), (RUNNING.0, 5)], [reset, reset, None, reset, reset]),
         row("host TransitioningToOff, Running",  PLAIN,   &[(Event::Host(Some(HostState::TransitioningToOff)), 60), (RUNNING.0, 60)], stays),
-        row("POST complete for 10 s, untrusted", PLAIN,   &[(Event::Os(Some(Os::Complete)), 10)], stays),
-        row("POST complete for 10 s",            trusted, &[(Event::Os(Some(Os::Complete)), 10)], stays),
-        row("POST complete for 5 min",           trusted, &[(Event::Os(Some(Os::Complete)), 300)], [None, complete, None, None, None]),
-        row("POST complete for 10 s (`s0_from_post_complete`)", s0_too, &[(Event::Os(Some(Os::Complete)), 10)], [None, None, complete, complete, complete]),
-        row("POST not complete",                 s0_too,  &[(Event::Os(Some(Os::Inactive)), 60)], stays),
+        row("`ForceWarmReboot` requested, 5 s",  PLAIN,   &[(Event::ForcedReset, 5)], [reset, reset, None,    reset,    reset]),
+        row("POST complete for an hour",         trusted, &[INACTIVE, (COMPLETE.0, 3600)], stays),
+        row("POST complete for 10 s (`s0_from_post_complete`)", s0_too, &[INACTIVE, (COMPLETE.0, 10)], [None, complete, complete, complete, complete]),
+        row("POST not complete",                 s0_too,  &[(INACTIVE.0, 60)], stays),
+        row("POST complete falls, 5 s, untrusted", PLAIN, &[COMPLETE, (INACTIVE.0, 5)], [reset, None, None, None, None]),
+        row("boot progress: `MemoryInit`, or an SBMR code at work", PLAIN, &[(Event::Progress(Stage::Early), 0)], [seen, None, None, None, seen]),
+        row("boot progress: `OSStart`",          PLAIN,   &[(Event::Progress(Stage::OsStart), 0)], [seen, None, None, None, seen]),
+        row("boot progress: `OSRunning`",        PLAIN,   &[(Event::Progress(Stage::OsRunning), 0)], [None, runs, runs, runs, runs]),
         row("power service gone and back",       PLAIN,   &[(Event::Chassis(None), 60), (Event::Host(None), 60), ON, RUNNING], stays),
         row("device state Set",                  PLAIN,   &[(Event::SetDevice { id: SetId(2), state: S::S1D1 }, 0)], stays),
-        row("guard alarm, foreign progress, lapse", PLAIN, &[(Event::GuardAlarm, 0), (Event::BootProgressByOthers, 0), (Event::Lapsed, 60)], stays),
+        row("guard alarm, boot progress `OEM`, lapse", PLAIN, &[(Event::GuardAlarm, 0), (Event::Progress(Stage::Oem), 0), (Event::Lapsed, 60)], stays),
         row("an hour passes",                    PLAIN,   &[(Event::Tick, 3600)], stays),
     ]
 }

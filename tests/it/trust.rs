@@ -88,7 +88,7 @@ async fn a_name_that_nobody_held_does_not_end_post() {
                 .unwrap();
             let rig = rig(bus, 1000, trusted_post).await;
             rig.set("S0_G0_D0").await;
-            rig.until("POST goes on", async || rig.reasons().await == ["PostNotComplete"]).await;
+            rig.until("POST goes on", async || rig.reasons().await == ["FirmwareAtWork"]).await;
             (rig, power)
         },
         async |address| {
@@ -99,7 +99,7 @@ async fn a_name_that_nobody_held_does_not_end_post() {
             rogue.os("Standby").await.unwrap();
             rogue.said().await.unwrap();
             tokio::time::sleep(LONG).await;
-            assert_eq!(reasons(&client).await, ["PostNotComplete"]);
+            assert_eq!(reasons(&client).await, ["FirmwareAtWork"]);
         },
     )
     .await;
@@ -115,7 +115,7 @@ async fn os_status_of_a_service_of_its_own_is_heard() {
     other.own(&["xyz.openbmc_project.State.OperatingSystem0"]).await.unwrap();
     let rig = rig(bus, 1000, trusted_post).await;
     rig.set("S0_G0_D0").await;
-    rig.until("POST goes on", async || rig.reasons().await == ["PostNotComplete"]).await;
+    rig.until("POST goes on", async || rig.reasons().await == ["FirmwareAtWork"]).await;
     other.os("Standby").await.unwrap();
     rig.until("the gate is open", async || rig.is_open()).await;
 }

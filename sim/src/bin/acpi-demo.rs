@@ -29,7 +29,7 @@ The real acpi-stated on a simulated server: watch it being power cycled, and its
 
 usage: acpi-demo [options]
   --boots N        perform N boots and tell one line of each (default: a show of every kind and case)
-  --firmware KIND  only this firmware: f, f-late, f-retry, m or n
+  --firmware KIND  only this firmware: f, f-late, f-retry, m, a, p or n
   --without-daemon only this: a BMC that has no acpi-stated, and dbus-sensors reads the same temperatures
   --gate off       the BMC's poller ignores its permits; the daemon is the same
   --speed X        times faster than life, for the board and for the daemon's times (default 350);

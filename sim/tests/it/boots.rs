@@ -8,7 +8,7 @@ use acpi_sim::{
     board::Board,
     host::Firmware,
     objects::Manners,
-    plan::{X86, X86_BARE},
+    plan::{X86, X86_BARE, X86_PROGRESS},
     poller::Gate,
     power_control::Flavour,
     setup::{Setup, Way},
@@ -49,6 +49,71 @@ fn firmware_n_finds_all_its_memory() {
     assert_eq!(tally.inferred_s5, Count { seen: 4, performed: 4 }, "no shutdown is reported");
 }
 
+/// Ten boots of firmware that says nothing before S0, and S5 before a reboot.
+#[test]
+fn firmware_a_finds_all_its_memory() {
+    let ways = [
+        Way::PowerOn,
+        Way::OsReboot,
+        Way::OsShutdown,
+        Way::HardReset,
+        Way::ForcedReset,
+        Way::PowerCycle,
+        Way::OsReboot,
+        Way::ResetInPost,
+        Way::ForcedOff,
+        Way::WarmReset,
+    ];
+    let tally = run(boots(setup(Firmware::A, X86), &ways));
+    good(&tally, 10);
+    assert_eq!(tally.warm_resets, Count { seen: 3, performed: 3 }, "a reboot of the OS is S5");
+}
+
+/// The same where power shows no reset, but one that it was asked for.
+#[test]
+fn firmware_a_finds_all_its_memory_where_power_shows_no_reset() {
+    let ways = [
+        Way::PowerOn,
+        Way::OsReboot,
+        Way::ForcedReset,
+        Way::OsShutdown,
+        Way::OsReboot,
+        Way::PowerCycle,
+        Way::ForcedReset,
+        Way::ResetInPost,
+        Way::OsReboot,
+        Way::DcLoss,
+    ];
+    good(&run(boots(setup(Firmware::A, X86_BARE), &ways)), 10);
+}
+
+/// Ten boots of firmware that sends boot progress alone. Power shows none of its reboots; a code does.
+#[test]
+fn firmware_p_finds_all_its_memory() {
+    let ways = [
+        Way::PowerOn,
+        Way::OsReboot,
+        Way::OsShutdown,
+        Way::WarmReset,
+        Way::OsReboot,
+        Way::ForcedReset,
+        Way::PowerCycle,
+        Way::ForcedReset,
+        Way::ResetInPost,
+        Way::DcLoss,
+    ];
+    let tally = run(boots(setup(Firmware::P, Flavour::Psm), &ways));
+    good(&tally, 10);
+    assert_eq!(tally.warm_resets, Count { seen: 5, performed: 5 });
+}
+
+/// The same with an owner of boot progress that shows each reset.
+#[test]
+fn firmware_p_finds_all_its_memory_where_power_shows_each_reset() {
+    let ways = [Way::PowerOn, Way::HardReset, Way::OsReboot, Way::ForcedReset, Way::HardReset];
+    good(&run(boots(setup(Firmware::P, X86_PROGRESS), &ways)), 5);
+}
+
 #[test]
 fn phosphor_state_manager_is_as_good_as_x86_power_control() {
     for firmware in [Firmware::F, Firmware::FLate, Firmware::M] {
@@ -84,6 +149,22 @@ fn what_nobody_can_protect_is_counted_apart() {
     let tally = run(boots(setup(Firmware::M, X86_BARE), &[Way::PowerOn, Way::WarmReset, Way::AdminSetsS0]));
     good(&tally, 1);
     assert_eq!(tally.unprotectable_boots, 2);
+}
+
+/// What would protect each is in `plan::explain_unprotectable`.
+#[test]
+fn resets_of_firmware_a_and_p_that_nobody_can_protect_are_counted_apart() {
+    // The second request is the same as the first, and is not signalled.
+    for (firmware, power, ways) in [
+        (Firmware::A, X86_BARE, [Way::HardReset, Way::ForcedReset, Way::ForcedReset]),
+        (Firmware::P, Flavour::Psm, [Way::HardReset, Way::ForcedReset, Way::HardReset]),
+    ] {
+        let ways: Vec<_> = std::iter::once(Way::PowerOn).chain(ways).collect();
+        let tally = run(boots(setup(firmware, power), &ways));
+        good(&tally, 2);
+        assert_eq!(tally.unprotectable_boots, 2);
+        assert!(tally.unprotectable_missing > 0, "{firmware}: they do lose memory");
+    }
 }
 
 #[test]

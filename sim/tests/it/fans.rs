@@ -14,7 +14,7 @@ use acpi_sim::{
     hwmon_temp::PowerState,
     plan::{X86, X86_BARE},
     power_control::Flavour,
-    setup::{Bmc, CPU_SENSOR, Setup, Way},
+    setup::{Bmc, CPU_SENSOR, MIN_POST, Setup, Way},
 };
 use acpi_stated::shell::clock::Clock;
 
@@ -168,8 +168,9 @@ async fn in_post() -> Board {
     board
 }
 
-/// The host works again, and fan control has its zones, drives by its own curve, and is not in failsafe.
+/// The host works again, as long after its reset as any host needs, and fan control has its zones, drives by its own curve, and is not in failsafe.
 async fn is_given_back(board: Board) {
+    sleep(Clock::scaled(SPEED), MIN_POST + Duration::from_secs(1)).await;
     board.host().report(Report::S0).await;
     let free = |zones: &FanControl| {
         ZONES

@@ -62,6 +62,7 @@ impl Watched {
                     "CurrentHostState" => "host",
                     "CurrentPowerState" => "chassis",
                     "OperatingSystemState" => "os",
+                    "RequestedHostTransition" => "requested",
                     // Times are none of the order's business.
                     "LastStateChangeTime" | "BootProgressLastUpdate" => continue,
                     other => other,
@@ -96,7 +97,12 @@ fn x86_power_control_shows_what_its_state_machine_does() {
         board.power.power_on().await.expect("on");
         board.shown().await;
         board.power.power_cycle().await.expect("a cycle");
-        assert_eq!(board.shown().await, ["host Off", "chassis Off", "host Running", "chassis On"]);
+        let cycle = ["host Off", "requested Reboot", "chassis Off", "host Running", "chassis On"];
+        assert_eq!(board.shown().await, cycle);
+        board.power.forced_reset().await.expect("a reset").expect("it is shown");
+        assert_eq!(board.shown().await, ["requested ForceWarmReboot", "host Off", "host Running"]);
+        board.power.host_reset().await.expect("a reset").expect("it is shown");
+        assert_eq!(board.shown().await, ["host Off", "host Running"]);
         board.power.forced_off().await.expect("off");
         assert_eq!(board.shown().await, ["host Off", "chassis Off"]);
     });
@@ -110,6 +116,10 @@ fn without_post_complete_a_warm_reset_shows_nothing_and_there_is_no_os_status() 
         board.power.post_complete().await.expect("POST complete");
         assert_eq!(board.shown().await, ["host Running", "chassis On"]);
         assert!(board.power.warm_reset().await.expect("a reset").is_none());
+        // The same request twice is one signal.
+        assert!(board.power.forced_reset().await.expect("a reset").is_some());
+        assert!(board.power.forced_reset().await.expect("a reset").is_none());
+        assert_eq!(board.shown().await, ["requested ForceWarmReboot"]);
         board.power.host_power_cycle(millis(300)).await.expect("a cycle");
         assert_eq!(board.shown().await, ["host Off", "chassis Off", "host Running", "chassis On"]);
         board.power.dc_lost().await.expect("a loss");
@@ -131,6 +141,7 @@ fn phosphor_state_manager_has_the_chassis_first_and_its_own_boot_progress() {
         board.power.power_cycle().await.expect("a cycle");
         let expected = [
             "BootProgress OSStart",
+            "requested Reboot",
             "chassis Off",
             "host Off",
             "BootProgress Unspecified",
@@ -140,6 +151,9 @@ fn phosphor_state_manager_has_the_chassis_first_and_its_own_boot_progress() {
         assert_eq!(board.shown().await, expected);
         board.power.warm_reset().await.expect("a reset").expect("it is shown");
         assert_eq!(board.shown().await, ["host Off", "host Running"]);
+        assert!(board.power.host_reset().await.expect("a reset").is_none(), "it performs none");
+        board.power.forced_reset().await.expect("a reset").expect("it is shown");
+        assert_eq!(board.shown().await, ["requested ForceWarmReboot", "host Off", "host Running"]);
     });
 }
 

@@ -304,6 +304,9 @@ impl Bus {
     }
 
     async fn signalled(&mut self, signal: &Message) -> Result<(), Failed> {
+        if self.peers.post_codes.drops(signal) {
+            return Ok(());
+        }
         let outcome = Signal::read(signal, |signal| {
             // A connection that was known is gone: that is no peer's matter.
             if let News::Owner { name, owner: "" } = signal.news
@@ -462,6 +465,7 @@ impl Bus {
                 None => out.extend(self.peers.event_log.cleared(host, diagnosis)?),
             },
             Output::Rely(host, relies) => self.peers.power_state.rely(host, relies),
+            Output::PostCodes(host, wanted) => out.extend(self.peers.post_codes.want(host, wanted)?),
             Output::Track(host, view) => {
                 if let Some(object) = self.tree.acpi.get_mut(host) {
                     out.extend(object.track(*view)?);

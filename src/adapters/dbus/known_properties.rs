@@ -31,14 +31,23 @@ pub(crate) enum Plain {
     Unsigned(u64),
     Double(f64),
     Text(String),
+    /// A structure that begins with bytes or a number (the number's bytes, least first, without the zeroes at its end): no more than
+    /// [`Plain::MOST`] of them.
+    Code(Vec<u8>),
     /// Anything else.
     Other,
 }
 
 impl Plain {
+    /// Longer codes are cut: one more than the longest that means something (`PostCode::from_bytes`).
+    const MOST: usize = 10;
+
     pub(crate) fn of(value: &Variant<'_>) -> Self {
         if let Variant::Variant(inner) = value {
             return Self::of(inner);
+        }
+        if let Variant::Structure(structure) = value {
+            return structure.fields().first().and_then(Self::code).map_or(Self::Other, Self::Code);
         }
         let bool = value.downcast_ref().map(Self::Bool);
         let unsigned = || value.downcast_ref().map(Self::Unsigned);
@@ -46,6 +55,18 @@ impl Plain {
         let text = || value.downcast_ref::<&str>().map(|text| Self::Text(text.to_owned()));
         let known = bool.or_else(|_| unsigned()).or_else(|_| double()).or_else(|_| text());
         known.unwrap_or(Self::Other)
+    }
+
+    /// The first field of a POST code: `ay`, and `t` before phosphor-dbus-interfaces 839d6c0ac (2024-11).
+    fn code(first: &Variant<'_>) -> Option<Vec<u8>> {
+        if let Ok(number) = first.downcast_ref::<u64>() {
+            let bytes = number.to_le_bytes();
+            let used = bytes.iter().rposition(|byte| *byte != 0).map_or(1, |last| last + 1);
+            return Some(bytes.into_iter().take(used).collect());
+        }
+        let Variant::Array(array) = first else { return None };
+        let bytes = array.inner().iter().take(Self::MOST).map(|byte| byte.downcast_ref::<u8>().ok());
+        bytes.collect()
     }
 }
 
@@ -59,6 +80,8 @@ struct Item {
     service: Option<String>,
     /// The service has left the bus: another one may have the object by now, and need not announce it.
     left: bool,
+    /// Its signals are subscribed to, and heard.
+    heard: bool,
     /// Its unique name, once it has answered or the bus has said.
     owner: Option<String>,
     value: Option<Plain>,
@@ -124,12 +147,36 @@ impl KnownProperties {
             property,
             service: None,
             left: false,
+            heard: true,
             owner: None,
             value: None,
             service_is: Question::default(),
             value_is: Question::default(),
         });
         self.items.len() - 1
+    }
+
+    /// Follows one more whose signals nobody wants yet; its position.
+    pub(crate) fn add_unheard(
+        &mut self,
+        path: &str,
+        interface: &'static str,
+        property: &'static str,
+    ) -> usize {
+        let index = self.add(path, interface, property);
+        if let Some(item) = self.items.get_mut(index) {
+            item.heard = false;
+        }
+        index
+    }
+
+    /// The call that begins to listen to its signals, or ends it; those that are still on their way then are not heard. Nothing is
+    /// read at either. Two items of one interface at one path share one rule: only one that is alone there may be ended.
+    pub(crate) fn hear_of(&mut self, item: usize, heard: bool) -> zbus::Result<Option<Message>> {
+        let Some(item) = self.items.get_mut(item).filter(|item| item.heard != heard) else { return Ok(None) };
+        item.heard = heard;
+        let rule = changes(&item.path, item.interface);
+        call_bus(if heard { "AddMatch" } else { "RemoveMatch" }, &rule.as_str()).map(Some)
     }
 
     /// Where it is.
@@ -148,8 +195,10 @@ impl KnownProperties {
             return Ok(Vec::new());
         }
         let mut calls = vec![subscribe(&owner_changes(MAPPER))?, subscribe(&introspected())?];
-        for Item { path, interface, .. } in &self.items {
-            calls.push(subscribe(&changes(path, interface))?);
+        for Item { path, interface, heard, .. } in &self.items {
+            if *heard {
+                calls.push(subscribe(&changes(path, interface))?);
+            }
             calls.push(subscribe(&objects("InterfacesAdded", path))?);
             calls.push(subscribe(&objects("InterfacesRemoved", path))?);
         }
@@ -329,7 +378,8 @@ impl KnownProperties {
             News::Changed { interface, values, invalidated } => {
                 for index in self.at(signal.path) {
                     let Some(item) = self.items.get_mut(index) else { continue };
-                    if item.interface != *interface || item.owner.as_deref() != Some(signal.sender) {
+                    let of_owner = item.owner.as_deref() == Some(signal.sender);
+                    if !item.heard || item.interface != *interface || !of_owner {
                         continue;
                     }
                     if let Some(value) = values.get(item.property) {

@@ -73,7 +73,7 @@ mod tests {
         let source = Source::Device { device: Device::Jc42, bus: 3, address: 0x18 };
         let sensor = Sensor::new("DIMM_TEMP_A1".to_owned(), 0, Group::Dimm, source);
         Tree {
-            acpi: vec![AcpiObject::new(0, 0, view)],
+            acpi: vec![AcpiObject::new(0, 0, (AcpiState::Unknown, AcpiState::Unknown), view)],
             sensors: vec![SensorObject::new(0, &sensor)],
             machine_id: None,
         }

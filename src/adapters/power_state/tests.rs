@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::adapters::dbus::{
-    doubles::{calls, failed, reply, serial},
+    doubles::{calls, changed, failed, owner, reply, serial},
     peer::moment,
 };
 
@@ -92,7 +92,7 @@ fn os_status_is_the_hosts_to_tell() {
     let (asked, events) = answer(&mut power, start, two_owners, standby);
     assert_eq!(asked, [":1.8"]);
     assert!(events.contains(&Event::Os(Some(Os::Complete))));
-    // The host's service has no OS status: then the other one's counts, and the host's is asked no more than once.
+    // The host's service has no OS status, here or there: then the other one's counts, and the host's is asked no more than once for each.
     let mut power = PowerState::new([0].into_iter());
     let start = power.start().unwrap();
     let none = |call: &Message, by: &str| {
@@ -103,9 +103,159 @@ fn os_status_is_the_hosts_to_tell() {
         }
     };
     let (asked, events) = answer(&mut power, start, two_owners, none);
-    assert_eq!(asked, [":1.8", ":1.9"]);
+    assert_eq!(asked, [":1.8", ":1.8", ":1.9"]);
     let last = events.iter().rfind(|event| matches!(event, Event::Os(_)));
     assert_eq!(last, Some(&Event::Os(Some(Os::Complete))));
+}
+
+const OS: &str = "xyz.openbmc_project.State.OperatingSystem.Status";
+
+fn unknown(call: &Message, by: &str) -> Message {
+    error(call, by, "org.freedesktop.DBus.Error.UnknownObject")
+}
+
+/// As x86-power-control before 2022-02: another path, and the bare word.
+fn as_before(call: &Message, by: &str) -> Message {
+    let path = call.header().path().unwrap().as_str().to_owned();
+    match path.as_str() {
+        OS_BEFORE => reply(call, by, &Variant::from("Standby")),
+        CHASSIS_PATH => reply(call, by, &Variant::from("xyz.openbmc_project.State.Chassis.PowerState.On")),
+        _ => {
+            let body = call.body();
+            let (interface, _) = body.deserialize::<(&str, &str)>().unwrap();
+            let running = Variant::from("xyz.openbmc_project.State.Host.HostState.Running");
+            if interface == OS { unknown(call, by) } else { reply(call, by, &running) }
+        }
+    }
+}
+
+fn signalled(power: &mut PowerState, by: &str, path: &str, value: &str) -> Vec<(HostIndex, Event)> {
+    let signal = changed(by, path, OS, "OperatingSystemState", Variant::from(value.to_owned()));
+    power.hear(&signal).unwrap().events
+}
+
+#[test]
+fn os_status_may_be_where_it_was_before() {
+    const HOST: &str = "/xyz/openbmc_project/state/host0";
+    let mut power = PowerState::new([0].into_iter());
+    let start = power.start().unwrap();
+    let rules: Vec<String> =
+        calls(&start, "AddMatch").into_iter().map(|call| call.body().deserialize().unwrap()).collect();
+    assert_eq!(rules.iter().filter(|rule| rule.contains(&format!("path='{OS_BEFORE}'"))).count(), 1);
+    let one = |name: &str| name.ends_with('0').then_some(":1.8");
+    let (asked, events) = answer(&mut power, start, one, as_before);
+    assert_eq!(asked, [":1.8", ":1.8"]);
+    let last = events.iter().rfind(|event| matches!(event, Event::Os(_)));
+    assert_eq!(last, Some(&Event::Os(Some(Os::Complete))));
+    assert_eq!(signalled(&mut power, ":1.8", OS_BEFORE, "Inactive"), [(0, Event::Os(Some(Os::Inactive)))]);
+    assert_eq!(signalled(&mut power, ":1.9", OS_BEFORE, "Standby"), [], "somebody else");
+    assert_eq!(signalled(&mut power, ":1.8", HOST, "Standby"), [], "not where it was found");
+    // It restarts as a newer one: asked anew, today's path first.
+    let changed = owner("xyz.openbmc_project.State.Host0", ":1.12");
+    let Outcome { calls: asked, .. } = power.hear(&changed).unwrap();
+    let two = |_: &str| None;
+    let (asked, _) = answer(&mut power, asked, two, standby);
+    assert_eq!(asked, [":1.12"]);
+    assert_eq!(
+        signalled(&mut power, ":1.12", HOST, &format!("{OS}.OSStatus.Inactive")),
+        [(0, Event::Os(Some(Os::Inactive)))]
+    );
+}
+
+/// An object that is made after it was asked for is heard where it is.
+#[test]
+fn an_object_that_comes_later_is_heard_at_either_place() {
+    for path in [OS_BEFORE, "/xyz/openbmc_project/state/host0"] {
+        let mut power = PowerState::new([0].into_iter());
+        let start = power.start().unwrap();
+        let one = |name: &str| name.ends_with('0').then_some(":1.8");
+        answer(&mut power, start, one, unknown);
+        assert_eq!(signalled(&mut power, ":1.8", path, "Standby"), [(0, Event::Os(Some(Os::Complete)))]);
+        let other = if path == OS_BEFORE { "/xyz/openbmc_project/state/host0" } else { OS_BEFORE };
+        assert_eq!(signalled(&mut power, ":1.8", other, "Inactive"), [], "it has told from there");
+    }
+}
+
+/// The old path names no host. Each host's power control is a connection of its own; one that has several says with it whose it is of none.
+#[test]
+fn the_path_without_a_number_is_the_owners_only_hosts() {
+    let mut power = PowerState::new([0, 1].into_iter());
+    let start = power.start().unwrap();
+    let each = |name: &str| if name.ends_with('1') { Some(":1.9") } else { Some(":1.8") };
+    let (asked, _) = answer(&mut power, start, each, as_before);
+    assert_eq!(asked.len(), 4, "{asked:?}");
+    assert_eq!(signalled(&mut power, ":1.9", OS_BEFORE, "Inactive"), [(1, Event::Os(Some(Os::Inactive)))]);
+    assert_eq!(signalled(&mut power, ":1.8", OS_BEFORE, "Inactive"), [(0, Event::Os(Some(Os::Inactive)))]);
+
+    let mut power = PowerState::new([0, 1].into_iter());
+    let start = power.start().unwrap();
+    let (_, events) = answer(&mut power, start, |_| Some(":1.8"), as_before);
+    assert!(!events.contains(&Event::Os(Some(Os::Complete))), "{events:?}");
+    assert_eq!(signalled(&mut power, ":1.8", OS_BEFORE, "Standby"), []);
+}
+
+const REQUEST: [&str; 3] =
+    ["/xyz/openbmc_project/state/host0", "xyz.openbmc_project.State.Host", "RequestedHostTransition"];
+
+fn request(word: &str) -> Variant<'static> {
+    Variant::from(format!("xyz.openbmc_project.State.Host.Transition.{word}"))
+}
+
+#[test]
+fn a_forced_reset_is_a_signal_of_the_owner_and_nothing_else() {
+    let mut power = PowerState::new([0].into_iter());
+    let start = power.start().unwrap();
+    let one = |name: &str| name.ends_with('0').then_some(":1.8");
+    // Whatever is asked for, the answer is this: nobody reads it.
+    let forced = |call: &Message, by: &str| reply(call, by, &request("ForceWarmReboot"));
+    let (_, events) = answer(&mut power, start, one, forced);
+    assert!(!events.contains(&Event::ForcedReset), "{events:?}");
+    let [path, interface, property] = REQUEST;
+    let hear = |power: &mut PowerState, by: &str, path: &str, interface: &str, value: Variant<'static>| {
+        let Outcome { events, .. } = power.hear(&changed(by, path, interface, property, value)).unwrap();
+        events
+    };
+    // As often as it is signalled.
+    for _ in 0..3 {
+        let events = hear(&mut power, ":1.8", path, interface, request("ForceWarmReboot"));
+        assert_eq!(events, [(0, Event::ForcedReset)]);
+    }
+    let before = power.lines.clone();
+    for other in ["On", "Off", "Reboot", "GracefulWarmReboot", "Nonsense", ""] {
+        assert_eq!(hear(&mut power, ":1.8", path, interface, request(other)), [], "{other}");
+    }
+    assert_eq!(hear(&mut power, ":1.8", path, interface, Variant::U64(3)), []);
+    assert_eq!(power.lines, before, "no line about it");
+    for (by, path, interface) in [
+        (":1.9", path, interface),
+        (":1.8", "/xyz/openbmc_project/state/host1", interface),
+        (":1.8", CHASSIS_PATH, "xyz.openbmc_project.State.Chassis"),
+        (":1.8", path, OS),
+    ] {
+        assert_eq!(hear(&mut power, by, path, interface, request("ForceWarmReboot")), [], "{by} {path}");
+    }
+    // An announcement with all values, as of a service that restores them.
+    let announced = Message::signal(path, "org.freedesktop.DBus.ObjectManager", "InterfacesAdded");
+    let values = BTreeMap::from([(interface, BTreeMap::from([(property, request("ForceWarmReboot"))]))]);
+    let body = (zbus::ObjectPath::try_from(path).unwrap(), values);
+    let Outcome { events, .. } = power.hear(&announced.sender(":1.8").build(&body).unwrap()).unwrap();
+    assert_eq!(events, []);
+}
+
+/// A service that puts both into one signal, in whatever order: first what was asked for.
+#[test]
+fn a_request_comes_before_what_came_of_it() {
+    let mut power = PowerState::new([0].into_iter());
+    let start = power.start().unwrap();
+    let one = |name: &str| name.ends_with('0').then_some(":1.8");
+    answer(&mut power, start, one, as_before);
+    let [path, interface, property] = REQUEST;
+    let off = Variant::from("xyz.openbmc_project.State.Host.HostState.Off");
+    let values = BTreeMap::from([("CurrentHostState", off), (property, request("ForceWarmReboot"))]);
+    let signal = Message::signal(path, "org.freedesktop.DBus.Properties", "PropertiesChanged");
+    let signal = signal.sender(":1.8").build(&(interface, values, Vec::<&str>::new())).unwrap();
+    let Outcome { events, .. } = power.hear(&signal).unwrap();
+    assert_eq!(events, [(0, Event::ForcedReset), (0, Event::Host(Some(HostState::Off)))]);
 }
 
 #[test]

@@ -32,14 +32,9 @@ fn replaced(published: &mut AcpiState, value: AcpiState) -> Option<AcpiState> {
 }
 
 impl Barrier {
-    pub(super) fn new(ack_cap: Duration) -> Self {
-        Self {
-            ack_cap,
-            published: (AcpiState::Unknown, AcpiState::Unknown),
-            answers: Vec::new(),
-            cap: None,
-            afterwards: Vec::new(),
-        }
+    /// `published`: state and device, as Get returns them from the start.
+    pub(super) fn new(ack_cap: Duration, published: (AcpiState, AcpiState)) -> Self {
+        Self { ack_cap, published, answers: Vec::new(), cap: None, afterwards: Vec::new() }
     }
 
     /// A Set is answered when the barrier next ends.

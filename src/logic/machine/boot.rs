@@ -17,12 +17,12 @@ pub(crate) struct Boot {
     was_off: bool,
     /// When power-on was seen; `None` if it was on when the daemon came.
     powered_at: Option<Time>,
-    /// A reported S2 or a working state since power-on.
+    /// A word of the firmware, or a working state, since power-on.
     firmware_seen: bool,
     /// A working state since power-on.
     worked: bool,
-    /// Someone else has written a stage of this boot's progress.
-    progress_by_others: bool,
+    /// When someone else last wrote a stage of this boot's progress.
+    progress_by_others: Option<Time>,
     /// Resets within this boot: those inferred, and S2 reported again.
     resets: u32,
     history: History,
@@ -45,21 +45,27 @@ impl Boot {
         true
     }
 
+    /// Power was there all the time: no edge, and no boot.
+    pub(super) fn found_on(&mut self) {
+        self.was_off = false;
+    }
+
     fn begin(&mut self, now: Time) {
         if !self.history.in_boot() {
             self.history.boot_begins(now);
-            self.progress_by_others = false;
+            // The stage that shows that the boot has begun is one of it.
+            self.progress_by_others = self.progress_by_others.filter(|at| *at == now);
             self.resets = 0;
         }
     }
 
-    /// A state was entered, or the same one for a new cause.
-    pub(super) fn entered(&mut self, now: Time, kind: StateKind) {
+    /// A state was entered, or the same one for a new cause; `reported` by the host.
+    pub(super) fn entered(&mut self, now: Time, kind: StateKind, reported: bool) {
+        if kind == StateKind::Post && !self.was_off {
+            self.begin(now);
+        }
+        self.note_seen(now, kind, reported);
         match kind {
-            StateKind::Post if !self.was_off => {
-                self.begin(now);
-                self.history.firmware_seen(now);
-            }
             StateKind::Working if self.history.in_boot() => self.history.booted(now),
             StateKind::OffLike => self.history.boot_abandoned(),
             StateKind::Post | StateKind::Working | StateKind::Sleep | StateKind::Unknown => {}
@@ -67,11 +73,19 @@ impl Boot {
     }
 
     /// The state as it is now; `reported` by the host.
-    pub(super) fn note_seen(&mut self, kind: StateKind, reported: bool) {
+    pub(super) fn note_seen(&mut self, now: Time, kind: StateKind, reported: bool) {
+        let working = kind == StateKind::Working && !self.was_off;
+        self.worked |= working;
+        if working || (kind == StateKind::Post && reported) {
+            self.note_word(now);
+        }
+    }
+
+    /// The firmware has said something.
+    pub(super) fn note_word(&mut self, now: Time) {
         if !self.was_off {
-            let working = kind == StateKind::Working;
-            self.worked |= working;
-            self.firmware_seen |= working || (kind == StateKind::Post && reported);
+            self.firmware_seen = true;
+            self.history.firmware_seen(now);
         }
     }
 
@@ -79,12 +93,12 @@ impl Boot {
         self.resets = self.resets.saturating_add(1);
     }
 
-    pub(super) fn note_progress_by_others(&mut self) {
-        self.progress_by_others = true;
+    pub(super) fn note_progress_by_others(&mut self, now: Time) {
+        self.progress_by_others = Some(now);
     }
 
     pub(super) fn progress_is_by_others(&self) -> bool {
-        self.progress_by_others
+        self.progress_by_others.is_some()
     }
 
     pub(crate) fn powered_at(&self) -> Option<Time> {

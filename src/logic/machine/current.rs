@@ -6,6 +6,7 @@
 use crate::logic::{
     acpi::{AcpiState, StateKind},
     cause::Cause,
+    machine::start::Stored,
     time::Time,
 };
 
@@ -18,19 +19,29 @@ pub(crate) struct Current {
     /// When the last transition was.
     since: Time,
     device: AcpiState,
+    /// The host has Set its device since the daemon started.
+    device_is_set: bool,
     /// When the host last Set its state, since the daemon started.
     last_set: Option<Time>,
+    /// The host has Set this state, and power has not changed since.
+    reported: bool,
+    /// A Set, or what a rule has made of evidence: rule 6 does not overtake it.
+    stands: bool,
 }
 
 impl Current {
-    pub(super) fn new(now: Time) -> Self {
+    /// `known`: the record of this boot of the BMC.
+    pub(super) fn new(now: Time, known: Option<Stored>) -> Self {
         Self {
-            state: AcpiState::Unknown,
-            cause: Cause::Startup,
+            state: known.map_or(AcpiState::Unknown, |known| known.state),
+            cause: if known.is_some() { Cause::Restored } else { Cause::Startup },
             previous: AcpiState::Unknown,
             since: now,
-            device: AcpiState::Unknown,
+            device: known.map_or(AcpiState::Unknown, |known| known.device),
+            device_is_set: false,
             last_set: None,
+            reported: known.is_some_and(|known| known.reported),
+            stands: false,
         }
     }
 
@@ -72,12 +83,30 @@ impl Current {
 
     /// A Set, or what a rule has made of evidence: rule 6 does not overtake it.
     pub(super) fn stands(&self) -> bool {
-        self.is_reported() || self.state != AcpiState::Unknown
+        self.stands
     }
 
-    /// The host Sets its state; when it did before.
-    pub(super) fn note_set(&mut self, now: Time) -> Option<Time> {
+    /// The host Sets its state, under power or not; when it did before.
+    pub(super) fn note_set(&mut self, now: Time, powered: bool) -> Option<Time> {
+        (self.stands, self.reported) = (true, powered);
         self.last_set.replace(now)
+    }
+
+    /// The host has Set this state since power came or went.
+    pub(super) fn is_reported_under_power(&self) -> bool {
+        self.reported
+    }
+
+    /// Power has changed: a report from before says nothing of it.
+    pub(super) fn forget_report(&mut self) {
+        self.reported = false;
+    }
+
+    /// Power was there all the time: what was inferred of the device is not so.
+    pub(super) fn forget_device(&mut self) {
+        if !self.device_is_set {
+            self.device = AcpiState::Unknown;
+        }
     }
 
     /// Makes the host's report the cause: the host Set the state that was inferred.
@@ -85,25 +114,39 @@ impl Current {
         self.cause = Cause::HostReport;
     }
 
+    /// The host Sets its device.
     pub(super) fn set_device(&mut self, device: AcpiState) {
         self.device = device;
+        self.device_is_set = true;
+    }
+
+    /// Power has gone: the device's too.
+    pub(super) fn device_is_off(&mut self) {
+        self.device = AcpiState::S3D3;
     }
 
     /// A state, or the same one for a new cause.
     pub(super) fn enter(&mut self, now: Time, state: AcpiState, cause: Cause, is_transition: bool) {
+        let found = matches!(cause, Cause::Startup | Cause::Restored);
         self.cause = cause;
+        self.stands |= !found;
+        // The same state, found again, is the one of the record.
+        self.reported &= cause == Cause::HostReport || (found && !is_transition);
         if is_transition {
             self.previous = self.state;
             self.since = now;
             self.state = state;
         }
         match cause {
-            Cause::HostReport => {}
-            Cause::Startup | Cause::Restored => self.find_device(state.kind()),
+            Cause::Startup | Cause::Restored if is_transition => self.find_device(state.kind()),
+            // The host's word on its device stands; and the same state again is the record's, and so is its device.
+            Cause::HostReport | Cause::Startup | Cause::Restored => {}
             Cause::ChassisOff
             | Cause::Resumed
             | Cause::HostOff
             | Cause::HostReset
+            | Cause::FirmwareSeen
+            | Cause::BootProgress
             | Cause::PostComplete
             | Cause::PowerOn => self.infer_device(state.kind()),
         }
@@ -121,7 +164,7 @@ impl Current {
 
     /// The same of a state that the daemon found when it came, unless the host has said something since.
     pub(super) fn find_device(&mut self, of: StateKind) {
-        if self.device == AcpiState::Unknown {
+        if !self.device_is_set {
             self.infer_device(of);
         }
     }

@@ -7,19 +7,16 @@
 
 use core::time::Duration;
 
-use super::{Machine, Start, timers::Timer};
+use super::{Machine, Start, firmware::Phase, timers::Timer};
 use crate::logic::{
     acpi::StateKind,
-    cause::Cause,
-    diagnosis::{DIMMS_FROM, DIMMS_FROM_OPEN, MUTE_AFTER},
-    evidence::HostState,
+    diagnosis::{DIMMS_FROM, DIMMS_FROM_OPEN, MUTE_AFTER, OS_REPORTED_WITHIN},
+    evidence::{HostState, Os},
     time::Time,
 };
 
-/// Rule 7: how long POST must be complete for an inferred state to become `S0_G0_D0`.
+/// Rule 7: how long POST must be complete for the state to become `S0_G0_D0`.
 const POST_COMPLETE: Duration = Duration::from_secs(10);
-/// Rule 7: the same against a reported S2: only a lost Set explains it.
-const POST_COMPLETE_REPORTED: Duration = Duration::from_secs(300);
 
 impl Machine {
     /// The timer table: when each deadline is, if it is running or was.
@@ -29,13 +26,31 @@ impl Machine {
         match timer {
             Timer::Decide => match self.start {
                 Start::Undecided { at_the_latest, .. } => Some(at_the_latest),
-                Start::Decided => None,
+                Start::FoundOff { .. } | Start::Decided => None,
+            },
+            Timer::FoundOff => match self.start {
+                Start::FoundOff { until, .. } => Some(until),
+                Start::Undecided { .. } | Start::Decided => None,
             },
             Timer::HostOff => self.power.host_off_at(),
             Timer::Suspicion => self.suspicion_ends_at(),
-            Timer::PostComplete => Some(self.power.complete_since()? + self.post_complete_for()?),
+            Timer::PostComplete => {
+                let acts = self.settings.evidence.s0_from_post_complete && !current.state().is_working();
+                Some(self.power.complete_since().filter(|_| acts)? + POST_COMPLETE)
+            }
             Timer::Unlock => self.gate.unlocks_at(),
             Timer::Open => self.gate.opens_at(),
+            Timer::MinPost => Some(self.began_anew()? + timing.min_post),
+            Timer::PostLevel => {
+                let unproven = self.power.post() == Some(Os::Inactive) && !self.power.complete_was_seen();
+                let from = self.firmware.ran_from().max(Some(self.power.since()));
+                unproven.then_some(from? + timing.restore_settle)
+            }
+            Timer::Early => {
+                let shown = self.firmware.is_early() && current.state().is_working();
+                Some(self.began_anew().filter(|_| shown)? + timing.restore_settle)
+            }
+            Timer::DoneCode => Some(self.firmware.done_code_since()? + timing.settle),
             Timer::AckCap => self.barrier.cap(),
             Timer::Handover => self.handover.late_at(),
             Timer::Hold => {
@@ -44,13 +59,22 @@ impl Machine {
             }
             Timer::BootHold => {
                 self.zones.hold()?;
-                current.state().is_working().then_some(current.since() + timing.hold_after)
+                Some(self.gate.opens_at()? + timing.hold_after)
             }
-            Timer::ClosedTooLong => Some(self.gate.closed_since()? + timing.deadline),
+            Timer::ClosedTooLong => Some(self.gate.runs_since()? + timing.deadline),
             Timer::Thermal => Some(self.boot.powered_at()? + timing.thermal_grace),
+            Timer::OsNotReported => {
+                let waits = matches!(current.kind(), StateKind::Post | StateKind::Unknown);
+                (waits && self.phase() == Phase::Done && self.is_powered())
+                    .then_some(self.firmware.since() + OS_REPORTED_WITHIN)
+            }
             Timer::Silent => Some(self.watch.quiet_since()? + timing.silent_after),
             Timer::NoCpuPower => self.watch.no_cpu_power_at(),
-            Timer::Dimms => Some((current.since() + DIMMS_FROM).max(self.gate.opens_at()? + DIMMS_FROM_OPEN)),
+            Timer::Dimms => {
+                let open = self.gate.opens_at()? + DIMMS_FROM_OPEN;
+                let works = current.state().is_working().then_some(current.since() + DIMMS_FROM);
+                Some(works.map_or(open, |works| works.max(open)))
+            }
             Timer::Mute => self.power.untold().map(|(since, _)| since).min().map(|since| since + MUTE_AFTER),
         }
     }
@@ -75,30 +99,28 @@ impl Machine {
 
     /// When rule 4's `host_off` or rule 5's `reset_confirm` ends.
     fn suspicion_ends_at(&self) -> Option<Time> {
-        if !self.suspicion.holds() {
-            return None;
-        }
-        match self.power.host()? {
-            HostState::Off => Some(self.power.host_since() + self.settings.timing.host_off),
-            // From an off-like state nothing changes.
+        let suspected = self.suspicion.since()?;
+        match self.power.host() {
+            Some(HostState::Off) => Some(self.power.host_since() + self.settings.timing.host_off),
+            // From an off-like state that the host has reported nothing changes, nor without power.
             // A state that was Set stands for as long: rule 1.
-            HostState::Running if self.is_decided() && !self.current.state().is_off_like() => {
-                let since = self.power.host_since().max(self.current.since());
+            Some(HostState::Running) | None if self.is_decided() && !self.rests() && !self.is_off() => {
+                let since = self.power.host_since().max(self.current.since()).max(suspected);
                 Some(since + self.settings.timing.reset_confirm)
             }
-            HostState::Running | HostState::Halted | HostState::TransitioningToOff => None,
+            Some(HostState::Running | HostState::Halted | HostState::TransitioningToOff) | None => None,
         }
     }
 
-    /// How long POST must be complete for rule 7 to make the state `S0_G0_D0`.
-    fn post_complete_for(&self) -> Option<Duration> {
-        match (self.current.kind(), self.current.cause()) {
-            (StateKind::Working, _) => None,
-            (StateKind::Post, Cause::HostReport) => Some(POST_COMPLETE_REPORTED),
-            (StateKind::Post, _) => Some(POST_COMPLETE),
-            (StateKind::OffLike | StateKind::Sleep | StateKind::Unknown, _) => {
-                self.settings.evidence.s0_from_post_complete.then_some(POST_COMPLETE)
-            }
-        }
+    /// When firmware began anew: power-on, or the last reset, suspected ones among them.
+    fn began_anew(&self) -> Option<Time> {
+        self.firmware.ran_from().max(self.reset_began())
+    }
+
+    /// Since when firmware runs anew, if a reset is suspected: since the suspicion, or since the host runs again.
+    pub(super) fn reset_began(&self) -> Option<Time> {
+        let suspected = self.suspicion.since()?;
+        let runs = self.power.host() == Some(HostState::Running);
+        Some(if runs { suspected.max(self.power.host_since()) } else { suspected })
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     config,
     logic::{
         event::Epoch,
+        machine::firmware::Phase,
         time::{Time, track},
     },
 };
@@ -16,7 +17,7 @@ use crate::{
 /// A condition that keeps the gate closed, by its name on D-Bus.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub enum GateReason {
-    /// The host is not in a working state.
+    /// The host is neither in a working state nor in S2.
     State,
     /// Chassis power is off.
     ChassisOff,
@@ -26,8 +27,12 @@ pub enum GateReason {
     ResetSuspected,
     /// The host does not run, though chassis is not Off and nothing is suspected.
     HostNotRunning,
-    /// Trusted POST status says that firmware is at work.
-    PostNotComplete,
+    /// The firmware is at work, and may read the SPDs.
+    FirmwareAtWork,
+    /// Nobody has said whether the firmware is done.
+    FirmwareNotHeard,
+    /// The host was switched on or reset so recently that it cannot be done yet.
+    MinPost,
     /// All is well, but has not been for long enough.
     Settling,
 }
@@ -42,18 +47,20 @@ impl GateReason {
             Self::EvidenceMissing => "EvidenceMissing",
             Self::ResetSuspected => "ResetSuspected",
             Self::HostNotRunning => "HostNotRunning",
-            Self::PostNotComplete => "PostNotComplete",
+            Self::FirmwareAtWork => "FirmwareAtWork",
+            Self::FirmwareNotHeard => "FirmwareNotHeard",
+            Self::MinPost => "MinPost",
             Self::Settling => "Settling",
         }
     }
 }
 
-/// The conditions of rules 3.1, time left aside.
+/// The conditions of rules 3.1, `settle` left aside.
 #[derive(Clone, Copy, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "independent conditions, each with its name on D-Bus")]
 pub(super) struct Conditions {
-    /// The state is a working one.
-    pub(super) working: bool,
+    /// The state is a working one, or S2.
+    pub(super) state: bool,
     /// Chassis is Off, or what counts as it.
     pub(super) off: bool,
     /// Rule 6 has decided, and every power service that was seen is there.
@@ -62,29 +69,47 @@ pub(super) struct Conditions {
     pub(super) suspected: bool,
     /// The host runs, as far as is known.
     pub(super) running: bool,
-    /// Trusted POST status says that firmware is at work.
-    pub(super) in_post: bool,
+    /// What the firmware does.
+    pub(super) phase: Phase,
+    /// `min_post` has not passed since power-on or the last reset.
+    pub(super) young: bool,
 }
 
 impl Conditions {
-    /// Returns a reason for each condition that does not hold.
+    /// Returns the reasons that keep the gate closed, time left aside. What another reason explains is not among them: the
+    /// firmware of a host that does not run, for one.
     pub(super) fn failing(self) -> impl Iterator<Item = GateReason> {
         use GateReason as R;
+        let clear = !self.off && self.known && !self.suspected && self.running;
         [
-            (!self.working, R::State),
+            (!self.state, R::State),
             (self.off, R::ChassisOff),
             (!self.known, R::EvidenceMissing),
             (self.suspected, R::ResetSuspected),
             (!self.running && !self.suspected && !self.off, R::HostNotRunning),
-            (self.in_post, R::PostNotComplete),
+            (self.phase == Phase::AtWork && clear, R::FirmwareAtWork),
+            (self.phase == Phase::NotHeard && clear, R::FirmwareNotHeard),
+            (self.young && self.phase == Phase::Done && clear, R::MinPost),
         ]
         .into_iter()
         .filter_map(|(fails, reason)| fails.then_some(reason))
     }
 
-    /// All hold but the state's.
+    /// All hold.
+    pub(super) fn hold(self) -> bool {
+        self.state && self.are_steady()
+    }
+
+    /// All hold but the state's: rule 7 counts.
     pub(super) fn are_steady(self) -> bool {
-        self.failing().all(|reason| reason == GateReason::State)
+        self.phase == Phase::Done && self.are_quiet()
+    }
+
+    /// All hold but the state's, and the firmware is not at work: the lock of rule 6 counts.
+    pub(super) fn are_quiet(self) -> bool {
+        let young = self.young && self.phase == Phase::Done;
+        let clear = !self.off && self.known && !self.suspected && self.running;
+        clear && self.phase != Phase::AtWork && !young
     }
 }
 
@@ -95,12 +120,14 @@ pub(crate) struct Gate {
     restore_settle: Duration,
     /// The state is one that rule 6 could not confirm.
     locked: bool,
-    /// Since when the conditions hold, all but the state's and `settle`.
-    steady_since: Option<Time>,
+    /// Since when nothing contradicts a state that is locked.
+    quiet_since: Option<Time>,
     /// When it opens, if nothing changes: all conditions hold but `settle`. Past once it is open.
     opens_at: Option<Time>,
     /// Since when it is closed under power.
     closed_since: Option<Time>,
+    /// Since when the deadline runs.
+    runs_since: Option<Time>,
     epoch: Epoch,
 }
 
@@ -111,27 +138,29 @@ impl Gate {
             settle: timing.settle,
             restore_settle: timing.restore_settle,
             locked: false,
-            steady_since: None,
+            quiet_since: None,
+            runs_since: None,
             opens_at: None,
             closed_since: None,
             epoch: Epoch::default(),
         }
     }
 
-    /// `steady`: its conditions hold, all but the state's; `working`: that one too.
-    pub(super) fn follow(&mut self, now: Time, steady: bool, working: bool) {
-        track(&mut self.steady_since, steady, now);
-        track(&mut self.opens_at, steady && working && !self.locked, now + self.settle);
+    /// `holds`: its conditions do; `quiet`: nothing contradicts a locked state.
+    pub(super) fn follow(&mut self, now: Time, holds: bool, quiet: bool) {
+        track(&mut self.quiet_since, quiet && self.locked, now);
+        track(&mut self.opens_at, holds && !self.locked, now + self.settle);
     }
 
-    /// `closed`: closed under power.
-    pub(super) fn follow_closed(&mut self, now: Time, closed: bool) {
+    /// `closed`: closed under power; `runs`: and that counts for the deadline.
+    pub(super) fn follow_closed(&mut self, now: Time, closed: bool, runs: bool) {
         track(&mut self.closed_since, closed, now);
+        track(&mut self.runs_since, closed && runs, now);
     }
 
     /// The conditions must hold anew for as long as they must.
     pub(super) fn lapse(&mut self) {
-        self.steady_since = None;
+        self.quiet_since = None;
         self.opens_at = None;
     }
 
@@ -156,7 +185,7 @@ impl Gate {
 
     /// When the lock ends by time.
     pub(super) fn unlocks_at(&self) -> Option<Time> {
-        self.locked.then_some(self.steady_since? + self.restore_settle)
+        self.locked.then_some(self.quiet_since? + self.restore_settle)
     }
 
     /// When it opens, or did.
@@ -168,13 +197,12 @@ impl Gate {
         self.closed_since
     }
 
-    pub(super) fn epoch(&self) -> Epoch {
-        self.epoch
+    /// Since when the deadline runs.
+    pub(crate) fn runs_since(&self) -> Option<Time> {
+        self.runs_since
     }
 
-    /// Whether the conditions hold, all but the state's, for the search through all reachable states.
-    #[cfg(test)]
-    pub(super) fn steady_since(&self) -> Option<Time> {
-        self.steady_since
+    pub(super) fn epoch(&self) -> Epoch {
+        self.epoch
     }
 }

@@ -24,6 +24,17 @@ pub(super) struct Edge {
     pub(super) to: Option<Chassis>,
 }
 
+/// The way in which POST status has changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum PostChange {
+    /// From complete to not complete.
+    Fell,
+    /// From not complete to complete.
+    Rose,
+    /// In no such way: a first value, or none.
+    None,
+}
+
 /// The host's state has changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct HostChange {
@@ -33,6 +44,7 @@ pub(super) struct HostChange {
 
 /// Power of one host.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts, as they were seen")]
 pub(crate) struct Power {
     worth: config::Evidence,
     host_off: Duration,
@@ -41,8 +53,14 @@ pub(crate) struct Power {
     os: Seen<Os>,
     /// A service that is not believed holds a name that reports one of these values (note B1).
     strangers: bool,
-    /// POST complete came too soon after power-on.
+    /// POST status does not follow POST: it became complete too soon after power-on, or never fell through a whole POST.
     post_bogus: bool,
+    /// POST status is complete since before power-on.
+    post_stale: bool,
+    /// POST status was complete under power, in this life or an earlier one: its service writes it.
+    complete_seen: bool,
+    /// The host was seen not to run, since the daemon came.
+    stood_still: bool,
     /// When the host came to its present value, or rule 6 decided.
     host_since: Time,
     /// Chassis power as rules 3 and 8 see it: with `host_off_is_off` it follows the host (note 7).
@@ -56,7 +74,7 @@ pub(crate) struct Power {
 }
 
 impl Power {
-    pub(super) fn new(now: Time, host: &config::Host) -> Self {
+    pub(super) fn new(now: Time, host: &config::Host, complete_seen: bool) -> Self {
         Self {
             worth: host.evidence,
             host_off: host.timing.host_off,
@@ -65,6 +83,9 @@ impl Power {
             os: Seen::default(),
             strangers: false,
             post_bogus: false,
+            post_stale: false,
+            complete_seen,
+            stood_still: false,
             host_since: now,
             seen: None,
             since: now,
@@ -87,12 +108,39 @@ impl Power {
             return None;
         }
         self.host_since = now;
+        self.stood_still |= to != HostState::Running;
         Some(HostChange { from, to })
     }
 
-    /// Returns the value before.
-    pub(super) fn set_os(&mut self, value: Option<Os>) -> Option<Os> {
-        self.os.update(value)
+    /// Returns whether POST status fell from complete, rose to it, or did neither.
+    pub(super) fn set_os(&mut self, now: Time, value: Option<Os>) -> PostChange {
+        let before = self.os.update(value);
+        self.post_stale &= value != Some(Os::Inactive);
+        self.note_complete();
+        match (before, value) {
+            (Some(Os::Complete), Some(Os::Inactive)) => PostChange::Fell,
+            (Some(Os::Inactive), Some(Os::Complete)) => {
+                if let Some(at) = self.on_edge_at {
+                    // Rule 7: POST complete this soon after power-on is not POST complete.
+                    self.post_bogus =
+                        self.worth.post_complete_trusted && now.since(at) <= POST_COMPLETE_BOGUS;
+                }
+                PostChange::Rose
+            }
+            (Some(Os::Inactive | Os::Complete) | None, Some(Os::Inactive | Os::Complete) | None) => {
+                PostChange::None
+            }
+        }
+    }
+
+    /// Notes that POST status is complete, if it is so under power.
+    fn note_complete(&mut self) {
+        self.complete_seen |= self.os.last() == Some(Os::Complete) && self.seen == Some(Chassis::On);
+    }
+
+    /// The firmware is done by another's word: POST status must have followed this POST (rule 7).
+    pub(super) fn judge_post(&mut self) {
+        self.post_bogus |= self.worth.post_complete_trusted && self.post_stale;
     }
 
     pub(super) fn set_strangers(&mut self, there: bool) {
@@ -124,6 +172,12 @@ impl Power {
         self.seen = Some(Chassis::Off);
     }
 
+    /// Rule 6: chassis was On all the time, and its service has just found out: no edge.
+    pub(super) fn found_on(&mut self, now: Time) {
+        (self.seen, self.since, self.on_edge_at) = (Some(Chassis::On), now, None);
+        self.note_complete();
+    }
+
     /// Rule 6 counts a host that does not run from its decision on.
     pub(super) fn count_host_from(&mut self, now: Time) {
         self.host_since = now;
@@ -148,15 +202,9 @@ impl Power {
         }
         self.since = now;
         self.on_edge_at = (from == Some(Chassis::Off) && to == Some(Chassis::On)).then_some(now);
+        self.post_stale = self.on_edge_at.is_some() && self.os.last() == Some(Os::Complete);
+        self.note_complete();
         Some(Edge { from, to })
-    }
-
-    /// Rule 7: POST complete this soon after power-on is not POST complete.
-    pub(super) fn judge_post(&mut self, now: Time) {
-        let fresh = self.on_edge_at.is_some_and(|at| now.since(at) <= POST_COMPLETE_BOGUS);
-        if fresh && self.chassis.last() == Some(Chassis::On) && self.post() == Some(Os::Complete) {
-            self.post_bogus = true;
-        }
     }
 
     /// Rule 7 counts for as long as the gate's conditions hold, all but the state's.
@@ -182,6 +230,11 @@ impl Power {
 
     pub(super) fn host_since(&self) -> Time {
         self.host_since
+    }
+
+    /// The host has been seen not to run since the daemon came.
+    pub(super) fn stood_still(&self) -> bool {
+        self.stood_still
     }
 
     /// True if the host runs, or nobody has reported whether.
@@ -214,6 +267,16 @@ impl Power {
         let trusted = self.worth.post_complete_trusted && !self.post_bogus;
         // Without a chassis service nothing it says can be checked.
         if trusted && self.chassis.last().is_some() { self.os.last() } else { None }
+    }
+
+    /// POST status has been seen complete under power.
+    pub(super) fn complete_was_seen(&self) -> bool {
+        self.complete_seen
+    }
+
+    /// The last POST status, whatever it is worth.
+    pub(super) fn os(&self) -> Option<Os> {
+        self.os.last()
     }
 
     /// POST is complete, and its service is there. Nobody reports it whose service has gone: it may have become
@@ -280,8 +343,8 @@ impl Power {
     pub(super) fn key(&self, trusted: bool, decided: bool) -> impl core::hash::Hash + use<> {
         (
             (self.chassis.last(), self.host.last(), self.seen),
-            trusted.then_some(self.os.last()),
-            (self.post_bogus, self.strangers, !decided && self.came_on()),
+            (self.os.last(), trusted.then_some((self.post_bogus, self.post_stale, self.complete_seen))),
+            (self.strangers, !decided && self.came_on()),
         )
     }
 }

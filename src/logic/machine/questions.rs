@@ -3,11 +3,14 @@
 //!
 //! Must never: change anything.
 
-use super::{Boot, Conditions, Current, Gate, GateReason, Hold, Machine, Power, Start, Stored, Timer, Watch};
+use super::{
+    Boot, Conditions, Current, Gate, GateReason, Hold, Machine, Power, Start, Stored, Timer, Watch,
+    firmware::{Firmware, Phase},
+};
 use crate::{
     config,
     logic::{
-        acpi::AcpiState,
+        acpi::{AcpiState, StateKind},
         cause::Cause,
         event::Epoch,
         evidence::{HostState, Os, Untold},
@@ -27,13 +30,30 @@ impl Machine {
 
     pub(super) fn conditions(&self) -> Conditions {
         Conditions {
-            working: self.current.state().is_working(),
+            state: self.current.state().is_working() || self.current.kind() == StateKind::Post,
             off: self.power.is_off(),
             known: self.is_decided() && !self.power.is_missing(),
             suspected: self.suspicion.holds(),
             running: self.power.host_may_run(),
-            in_post: self.power.post() == Some(Os::Inactive),
+            phase: self.phase(),
+            young: self.runs(Timer::MinPost),
         }
+    }
+
+    /// The firmware's phase: trusted POST status that is Inactive outweighs every word. One that was never complete may have no
+    /// writer, and counts for a while only; the lock of rule 6 is longer.
+    pub(in crate::logic) fn phase(&self) -> Phase {
+        let counts =
+            || self.power.complete_was_seen() || (!self.gate.is_locked() && self.runs(Timer::PostLevel));
+        if self.power.post() == Some(Os::Inactive) && counts() {
+            return Phase::AtWork;
+        }
+        self.firmware.word().phase
+    }
+
+    /// An off-like state that the host has reported under this power.
+    pub(super) fn rests(&self) -> bool {
+        self.current.state().is_off_like() && self.current.is_reported_under_power()
     }
 
     /// Returns the reasons that keep the gate closed; none when it is open.
@@ -99,7 +119,7 @@ impl Machine {
     /// Rule 6 has decided.
     #[must_use]
     pub fn is_decided(&self) -> bool {
-        self.start == Start::Decided
+        !matches!(self.start, Start::Undecided { .. })
     }
 
     /// Returns the values that no power service reports.
@@ -164,7 +184,15 @@ impl Machine {
         let reset_suspected = self.suspicion.holds();
         let stored = Stored {
             state: self.current.state(),
+            device: self.current.device(),
+            reported: self.current.is_reported_under_power(),
+            off: self.is_off(),
             reset_suspected,
+            reset_requested: self.suspicion.is_requested(),
+            firmware: self.firmware.record(),
+            post: self.power.os(),
+            complete_seen: self.power.complete_was_seen(),
+            signs_seen: self.watch.signs_were_seen(),
             same_bmc_boot: !self.gate.is_locked(),
             good_dimms: self.watch.good_dimms(),
         };
@@ -183,6 +211,10 @@ impl Machine {
 
     pub(in crate::logic) fn power(&self) -> &Power {
         &self.power
+    }
+
+    pub(in crate::logic) fn firmware(&self) -> &Firmware {
+        &self.firmware
     }
 
     pub(in crate::logic) fn current(&self) -> &Current {

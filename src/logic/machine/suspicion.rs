@@ -1,17 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The suspicion that the host was reset: rules 4 and 5.
+//! The suspicion that the host was reset: rules 4, 4a and 5.
 //!
-//! Owns: whether there is one, and what has been heard since. The consequence when its time has passed is the machine's.
+//! Owns: whether there is one, since when, and what has been heard since. The consequence when its time has passed is the
+//! machine's.
 
-use crate::logic::acpi::StateKind;
+use crate::logic::{acpi::StateKind, time::Time};
 
-/// The host left Running under power, and nobody has said why.
+/// The event that a suspicion began with, and what would make a glitch of it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Began {
+    /// The host left Running (rule 4). Was POST complete all the time? Then it may have been a glitch.
+    HostLeft { post_complete: bool },
+    /// POST status fell from complete (rule 4a). A glitch if it is complete again soon, and the host ran throughout.
+    PostFell,
+    /// Somebody asked for it, or the host came back from Off: no glitch explains that.
+    Other,
+}
+
+/// A reset may have happened, and nobody has said so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Reset {
-    /// S2 or an off-like state was reported since.
+    since: Time,
+    began: Began,
+    /// `ForceWarmReboot` was requested.
+    requested: bool,
+    /// S2 or an off-like state was reported since, or firmware was heard at work.
     reported: bool,
-    /// POST has been complete all the time: it may have been a glitch.
-    post_complete: bool,
 }
 
 /// A reset is suspected, or none is.
@@ -19,11 +33,37 @@ struct Reset {
 pub(crate) struct Suspicion(Option<Reset>);
 
 impl Suspicion {
-    /// Rule 4.
-    pub(super) fn begin(&mut self, post_complete: bool) {
-        self.0 = Some(Reset { reported: false, post_complete });
+    fn begin(&mut self, now: Time, began: Began, requested: bool) {
+        let requested = requested || self.is_requested();
+        self.0 = Some(Reset { since: now, began, requested, reported: false });
     }
 
+    /// Rule 4: the host left Running. A request outlasts it.
+    pub(super) fn host_left(&mut self, now: Time, post_complete: bool) {
+        self.begin(now, Began::HostLeft { post_complete }, false);
+    }
+
+    /// Rule 4: a host that was off for good runs again.
+    pub(super) fn host_came(&mut self, now: Time) {
+        self.begin(now, Began::Other, false);
+    }
+
+    /// Rule 4: `ForceWarmReboot` was requested. It adds to a suspicion that holds.
+    pub(super) fn request(&mut self, now: Time) {
+        match &mut self.0 {
+            Some(reset) => (reset.since, reset.requested) = (now, true),
+            None => self.begin(now, Began::Other, true),
+        }
+    }
+
+    /// Rule 4a: POST status fell from complete.
+    pub(super) fn post_fell(&mut self, now: Time) {
+        if !self.holds() {
+            self.begin(now, Began::PostFell, false);
+        }
+    }
+
+    /// None is suspected any more.
     pub(super) fn clear(&mut self) {
         self.0 = None;
     }
@@ -32,22 +72,44 @@ impl Suspicion {
         self.0.is_some()
     }
 
+    pub(super) fn since(self) -> Option<Time> {
+        Some(self.0?.since)
+    }
+
+    pub(super) fn is_requested(self) -> bool {
+        self.0.is_some_and(|reset| reset.requested)
+    }
+
     /// POST status has changed.
     pub(super) fn post_is(&mut self, complete: bool) {
-        if let Some(reset) = &mut self.0 {
-            reset.post_complete &= complete;
+        if let Some(Reset { began: Began::HostLeft { post_complete }, .. }) = &mut self.0 {
+            *post_complete &= complete;
         }
     }
 
-    /// POST has been complete since it began.
-    pub(super) fn post_was_complete(self) -> bool {
-        self.0.is_some_and(|reset| reset.post_complete)
+    /// The host does not run any more, and nothing is suspected for it: its POST status is no glitch's.
+    pub(super) fn host_stops(&mut self) {
+        if let Some(reset) = &mut self.0
+            && reset.began == Began::PostFell
+        {
+            reset.began = Began::Other;
+        }
     }
 
-    /// The host has reported a state.
-    pub(super) fn host_reports(&mut self, state: StateKind, running: bool) {
+    /// POST status is complete again: true if that made a glitch of it (rule 4a).
+    pub(super) fn is_over_with_post(self) -> bool {
+        self.0.is_some_and(|reset| reset.began == Began::PostFell && !reset.requested)
+    }
+
+    /// The host left Running, and POST has been complete since: a glitch (rule 5).
+    pub(super) fn is_glitch(self) -> bool {
+        self.0.is_some_and(|reset| reset.began == Began::HostLeft { post_complete: true } && !reset.requested)
+    }
+
+    /// The host has reported a state; `early`: a working one, too soon after the suspicion began to be true.
+    pub(super) fn host_reports(&mut self, state: StateKind, early: bool, running: bool) {
         match (&mut self.0, state) {
-            (Some(_), StateKind::Working) if running => self.clear(),
+            (Some(_), StateKind::Working) if running && !early => self.clear(),
             (Some(reset), StateKind::Post | StateKind::OffLike) => reset.reported = true,
             (
                 _,
@@ -70,9 +132,9 @@ impl Suspicion {
         }
     }
 
-    /// Returns the facts that a rule can tell apart, for the search through all reachable states.
+    /// Returns the facts but times that a rule can tell apart, for the search through all reachable states.
     #[cfg(test)]
-    pub(super) fn key(self) -> Option<(bool, bool)> {
-        self.0.map(|reset| (reset.reported, reset.post_complete))
+    pub(super) fn key(self) -> impl core::hash::Hash + use<> {
+        self.0.map(|reset| (reset.began, reset.requested, reset.reported))
     }
 }

@@ -6,6 +6,7 @@
 
 use crate::logic::{
     diagnosis::{CpuPower, DimmCount, NO_CPU_POWER_FOR, NO_CPU_POWER_FROM},
+    machine::start::Stored,
     time::{Time, track},
 };
 
@@ -29,6 +30,10 @@ pub(crate) struct Watch {
     pub(crate) bus_silent: bool,
     /// Since when the firmware owes a sign of life.
     quiet_since: Option<Time>,
+    /// A sign has come since power-on or reset.
+    signed: bool,
+    /// This host's firmware gives a sign before the working state: one boot has shown it.
+    signs_seen: bool,
     /// Since when the CPU draws next to nothing.
     cpu_low_since: Option<Time>,
     /// Since when it should draw something.
@@ -40,7 +45,7 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(has_dimms: bool, good_dimms: Option<DimmCount>) -> Self {
+    pub(super) fn new(has_dimms: bool, stored: Option<Stored>) -> Self {
         Self {
             has_dimms,
             rival: false,
@@ -49,11 +54,13 @@ impl Watch {
             failsafe_config: false,
             bus_silent: false,
             quiet_since: None,
+            signed: false,
+            signs_seen: stored.is_some_and(|stored| stored.signs_seen),
             cpu_low_since: None,
             cpu_due_since: None,
             answering: None,
             present: None,
-            good_dimms,
+            good_dimms: stored.and_then(|stored| stored.good_dimms),
         }
     }
 
@@ -62,6 +69,7 @@ impl Watch {
     /// Firmware is at work, and owes a sign of life from now on.
     pub(super) fn owe_sign_anew(&mut self, now: Time) {
         self.quiet_since = Some(now);
+        self.signed = false;
     }
 
     /// The same, unless it owes one already.
@@ -69,13 +77,31 @@ impl Watch {
         self.quiet_since = self.quiet_since.or(Some(now));
     }
 
-    /// A sign of life, or nothing is owed any more.
+    /// A sign of life.
     pub(super) fn note_sign(&mut self) {
+        self.quiet_since = None;
+        self.signed = true;
+    }
+
+    /// There is no power: nothing is owed any more.
+    pub(super) fn owe_nothing(&mut self) {
         self.quiet_since = None;
     }
 
+    /// The host works, which needs no further sign; `found` so at the daemon's start. A sign that came before shows that its
+    /// firmware gives one.
+    pub(super) fn works(&mut self, found: bool) {
+        self.quiet_since = None;
+        self.signs_seen |= self.signed && !found;
+    }
+
+    /// Since when a firmware that is known to give signs owes one.
     pub(super) fn quiet_since(&self) -> Option<Time> {
-        self.quiet_since
+        self.quiet_since.filter(|_| self.signs_seen)
+    }
+
+    pub(super) fn signs_were_seen(&self) -> bool {
+        self.signs_seen
     }
 
     // ---- The CPU's power -------------------------------------------------------------------------
@@ -130,6 +156,6 @@ impl Watch {
     #[cfg(test)]
     pub(super) fn key(&self) -> impl core::hash::Hash + use<> {
         let cpu = (self.cpu_low_since.is_some(), self.cpu_due_since.is_some());
-        (cpu, self.answering, self.present, self.good_dimms)
+        (cpu, self.answering, self.present, self.good_dimms, self.signed, self.signs_seen)
     }
 }

@@ -6,7 +6,13 @@ use super::{
     storage::replace,
     *,
 };
-use crate::logic::{acpi::AcpiState, diagnosis::DimmCount};
+use crate::logic::{
+    acpi::AcpiState,
+    diagnosis::DimmCount,
+    evidence::Os,
+    machine::{FirmwarePhase, FirmwareRecord, FirmwareSource, FirmwareWord},
+    time::Time,
+};
 
 const BOOT: &str = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
 const OTHER: &str = "11111111-2222-3333-4444-555555555555";
@@ -21,12 +27,35 @@ fn all() -> impl Iterator<Item = Stored> {
         [(false, false), (false, true), (true, false), (true, true)].into_iter().flat_map(
             move |(reset_suspected, same_bmc_boot)| {
                 let count = |answering, present| Some(DimmCount { answering, present });
-                [None, count(8, None), count(u16::MAX, Some(u16::MAX))].map(|good_dimms| Stored {
-                    state,
-                    reset_suspected,
-                    same_bmc_boot,
-                    good_dimms,
-                })
+                let longest =
+                    FirmwareWord { phase: FirmwarePhase::NotHeard, source: FirmwareSource::PostStatus };
+                let firmware = FirmwareRecord {
+                    word: Some(longest),
+                    ran_from: Some(Time::from_micros(u64::MAX)),
+                    early: true,
+                };
+                let full = Stored {
+                    device: AcpiState::LegacyOff,
+                    reported: true,
+                    off: true,
+                    reset_requested: reset_suspected,
+                    firmware,
+                    post: Some(Os::Complete),
+                    complete_seen: true,
+                    signs_seen: true,
+                    ..Stored::new(state)
+                };
+                let counts = [None, count(8, None), count(u16::MAX, Some(u16::MAX))];
+                [full, Stored { post: Some(Os::Inactive), off: false, ..full }, Stored::new(state)]
+                    .into_iter()
+                    .flat_map(move |stored| {
+                        counts.map(|good_dimms| Stored {
+                            reset_suspected,
+                            same_bmc_boot,
+                            good_dimms,
+                            ..stored
+                        })
+                    })
             },
         )
     })
@@ -53,7 +82,7 @@ fn what_is_written_is_what_is_read() {
     let stored = Stored { same_bmc_boot: true, ..Stored::new(AcpiState::S0G0D0) };
     assert_eq!(
         to_line(Record { stored, number: 42 }, Some(BOOT)),
-        "acpi-stated-3 42 S0_G0_D0 clear 0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0 0e9e6b27"
+        "acpi-stated-4 42 S0_G0_D0 clear 0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0 Unknown - - - - a82c2b63"
     );
 }
 
@@ -64,13 +93,13 @@ fn the_older_formats_are_read() {
     let line = "acpi-stated-1 S0_G0_D0 clear 0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0 e387071b";
     assert_eq!(from_line(line, Some(BOOT)), Ok(Record { stored, number: 0 }));
     let good_dimms = Some(DimmCount { answering: 8, present: Some(16) });
-    let line = sealed(&format!("acpi-stated-2 S0_G0_D0 clear {BOOT} 8/16 "));
+    let line = sealed(format!("acpi-stated-2 S0_G0_D0 clear {BOOT} 8/16 "));
     assert_eq!(
         from_line(&line, Some(BOOT)),
         Ok(Record { stored: Stored { good_dimms, ..stored }, number: 0 })
     );
     for wrong in ["acpi-stated-1 S0_G0_D0 clear - 8 ", "acpi-stated-2 S0_G0_D0 clear - "] {
-        assert_eq!(from_line(&sealed(wrong), None), Err("it is damaged"), "{wrong}");
+        assert_eq!(from_line(&sealed(wrong.to_owned()), None), Err("it is damaged"), "{wrong}");
     }
 }
 
@@ -92,7 +121,7 @@ fn one_wrong_bit_or_byte_too_few_or_too_many_is_damage() {
             assert!(from_line(&format!("{line}{more}"), Some(BOOT)).is_err(), "{line}{more:?}");
         }
     }
-    assert_eq!(from_line("acpi-stated-4 anything", None), Err("another version wrote it"));
+    assert_eq!(from_line("acpi-stated-5 anything", None), Err("another version wrote it"));
     assert_eq!(from_line("", None), Err("it is damaged"));
 }
 

@@ -5,7 +5,13 @@ use std::{fs, path::Path};
 
 use acpi_stated::{
     config,
-    logic::{acpi::AcpiState, diagnosis::DimmCount, machine::Stored, time::Time},
+    logic::{
+        acpi::AcpiState,
+        diagnosis::DimmCount,
+        evidence::Os,
+        machine::{FirmwarePhase, FirmwareSource, FirmwareWord, Stored},
+        time::Time,
+    },
 };
 
 const HEADER: [&str; 11] =
@@ -87,7 +93,10 @@ fn option(settings: &mut config::Host, option: &str) -> Result<(), String> {
     match option {
         "post_complete=trusted" => evidence.post_complete_trusted = true,
         "s0_from_post_complete" => evidence.s0_from_post_complete = true,
-        "s2_from_power_on" => evidence.s2_from_power_on = true,
+        "s2_from_power_on=false" => evidence.s2_from_power_on = false,
+        "boot_progress=ignored" => evidence.boot_progress = false,
+        "progress_done_from=OSStart" => evidence.done_from = config::DoneFrom::OsStart,
+        "codes" => settings.post_codes = config::PostCodes { began: vec![0x10], done: vec![0xaa] },
         "host_off_is_off" => evidence.host_off_is_off = true,
         "write_boot_progress" => settings.write_boot_progress = true,
         "dimms" => settings.has_dimms = true,
@@ -103,9 +112,24 @@ fn option(settings: &mut config::Host, option: &str) -> Result<(), String> {
 fn stored(words: &str) -> Option<Stored> {
     let mut words = words.split_whitespace();
     let mut stored = Stored::new(AcpiState::from_name(words.next()?)?);
+    let firmware = &mut stored.firmware;
     for word in words {
         match word.split_once('=').unwrap_or((word, "")) {
             ("reset_suspected", "") => stored.reset_suspected = true,
+            ("reset_requested", "") => (stored.reset_suspected, stored.reset_requested) = (true, true),
+            ("off", "") => stored.off = true,
+            ("reported", "") => stored.reported = true,
+            ("early", "") => firmware.early = true,
+            ("complete_seen", "") => stored.complete_seen = true,
+            ("signs_seen", "") => stored.signs_seen = true,
+            ("os", "Inactive") => stored.post = Some(Os::Inactive),
+            ("os", "Standby") => stored.post = Some(Os::Complete),
+            ("device", device) => stored.device = AcpiState::from_name(device)?,
+            ("ran_from", at) => firmware.ran_from = Some(seconds(at)?),
+            ("firmware", phase) => {
+                let phase = FirmwarePhase::from_name(phase)?;
+                firmware.word = Some(FirmwareWord { phase, source: FirmwareSource::Report });
+            }
             ("same_bmc_boot", "") => stored.same_bmc_boot = true,
             ("dimms", count) => stored.good_dimms = Some(dimm_count(count)?),
             _ => return None,

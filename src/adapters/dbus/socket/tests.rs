@@ -224,7 +224,11 @@ async fn no_whole_message_ends_the_connection() {
         firmware_time: 0,
         boot_time: 0,
     };
-    let tree = Tree { acpi: vec![AcpiObject::new(0, 0, view)], sensors: Vec::new(), machine_id: None };
+    let tree = Tree {
+        acpi: vec![AcpiObject::new(0, 0, (AcpiState::Unknown, AcpiState::Unknown), view)],
+        sensors: Vec::new(),
+        machine_id: None,
+    };
     let (mut reader, peer) = pair();
     let most = usize::try_from(most).unwrap();
     let done = flood(peer, seed, most);

@@ -20,7 +20,7 @@ use crate::{
 #[test]
 fn nobody_is_answered_before_all_is_ordered() {
     let mut host = config::Host::new(0);
-    host.timing.settle = Duration::from_millis(1);
+    (host.timing.settle, host.timing.min_post) = (Duration::from_millis(1), Duration::ZERO);
     host.timing.ack_cap = Duration::from_secs(3);
     host.quiesce = vec!["other.service".to_owned()];
     let at = |ms: u64| Time::from_micros(ms * 1000);

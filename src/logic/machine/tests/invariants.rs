@@ -5,13 +5,19 @@
 //! more from that record, and compares. It must never ask the machine why: only what it shows to the world, and
 //! the one or two things a test cannot see otherwise (the deadline, the history's boot).
 
+#![allow(clippy::similar_names, reason = "a stage and a state are what the rules call them")]
+
 use std::fmt::Write as _;
 
-use super::super::{power::POST_COMPLETE_BOGUS, *};
+use super::{
+    super::{power::POST_COMPLETE_BOGUS, *},
+    heard::{Heard, Pending},
+};
 use crate::logic::{
     diagnosis::{CpuPower, Diagnosis, DimmCount},
     effect::{Target, UnitOrder},
     event::Epoch,
+    evidence::{Os, PostCode, Stage},
     policy::{self, FanDemand, FanLevel, SensorMode},
 };
 
@@ -57,6 +63,9 @@ invariants! {
     Progress "boot-progress-never-goes-backwards",
     Transitions "every-change-is-told",
     Stored "what-is-stored-is-what-is",
+    Words "a-word-of-the-firmware-is-heeded-in-its-step",
+    EarlyReport "an-early-report-opens-nothing",
+    OsNotReported "an-os-that-is-not-reported-is-noticed",
     Silence "a-silent-firmware-is-noticed",
     CpuPower "a-cpu-without-power-is-noticed",
     Dimms "a-missing-dimm-is-noticed",
@@ -72,11 +81,23 @@ pub(super) type Broken = String;
 /// Which invariants had something to say in a step, by their position.
 pub(super) type Said = u64;
 
-/// A reset is suspected: the record's own words for rule 4.
+/// A reset is suspected: the record's own words for rules 4 and 4a.
+#[allow(clippy::struct_excessive_bools, reason = "independent facts")]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Suspected {
+    since: Time,
     explained: bool,
+    requested: bool,
+    /// The host left Running, and POST has been complete since.
     complete: bool,
+    /// POST status fell, and the host has run since.
+    fell: bool,
+}
+
+impl Suspected {
+    fn is_glitch(self) -> bool {
+        self.complete && !self.requested
+    }
 }
 
 /// The record.
@@ -85,6 +106,9 @@ struct Suspected {
 pub(super) struct Watcher {
     settings: config::Host,
     stored: Option<Stored>,
+    /// It was decided once, and the decision was taken back.
+    anew: bool,
+    /// When the time for the decision began.
     began: Time,
     pub(super) now: Time,
     said: Said,
@@ -102,8 +126,25 @@ pub(super) struct Watcher {
     on_edge_at: Option<Time>,
     host_since: Time,
     suspected: Option<Suspected>,
+    firmware: Heard,
+    /// A chassis that was found Off, until then.
+    found_off: Option<Time>,
+    /// The decision was taken back in this step.
+    revoked: bool,
+    /// The host was seen not to run.
+    stood_still: bool,
+    /// A rule has made the state.
+    acted: bool,
+    /// The host has reported the state, and power has not changed since.
+    rests: bool,
+    /// The newest word before the decision.
+    put_off: Option<Event>,
+    /// A state that a word of the firmware made in this step.
+    made: Option<(AcpiState, Cause)>,
     locked: bool,
-    steady_since: Option<Time>,
+    quiet_since: Option<Time>,
+    runs_since: Option<Time>,
+    all_since: Option<Time>,
     opens_at: Option<Time>,
     complete_since: Option<Time>,
     state_since: Time,
@@ -128,6 +169,9 @@ pub(super) struct Watcher {
     untold: u32,
 
     owed: Option<Time>,
+    /// A sign came since power-on or reset; and one came before a working state.
+    signed: bool,
+    speaks: bool,
     last_set: Option<Time>,
     power_since: Time,
     low: Option<Time>,
@@ -136,6 +180,8 @@ pub(super) struct Watcher {
     told: [bool; 5],
     /// Since when each of the three has been another than was told.
     untold_since: [Option<Time>; 3],
+    /// The state is S2.
+    in_s2: bool,
     answering: Option<(u16, bool)>,
     present: Option<u16>,
     good: Option<DimmCount>,
@@ -164,7 +210,8 @@ struct Before {
     cause: Cause,
     epoch: Epoch,
     complete_since: Option<Time>,
-    steady_since: Option<Time>,
+    quiet_since: Option<Time>,
+    all_since: Option<Time>,
     power: Option<Chassis>,
     /// Power was seen to come on.
     on_edge: bool,
@@ -179,6 +226,7 @@ impl Watcher {
         Self {
             settings: machine.settings.clone(),
             stored,
+            anew: false,
             began: now,
             now,
             said: 0,
@@ -193,8 +241,18 @@ impl Watcher {
             on_edge_at: None,
             host_since: now,
             suspected: None,
+            firmware: Heard::new(now, stored),
+            found_off: None,
+            revoked: false,
+            stood_still: false,
+            acted: false,
+            rests: stored.is_some_and(|s| s.same_bmc_boot && s.reported),
+            put_off: None,
+            made: None,
             locked: false,
-            steady_since: None,
+            quiet_since: None,
+            runs_since: None,
+            all_since: None,
             opens_at: None,
             complete_since: None,
             state_since: now,
@@ -205,7 +263,9 @@ impl Watcher {
             closed_since: None,
             reported: false,
             dimms_known: false,
-            published: (AcpiState::Unknown, AcpiState::Unknown),
+            published: stored
+                .filter(|s| s.same_bmc_boot)
+                .map_or((AcpiState::Unknown, AcpiState::Unknown), |s| (s.state, s.device)),
             waiting: Vec::new(),
             last_id: 0,
             last_order: None,
@@ -214,12 +274,15 @@ impl Watcher {
             stage: None,
             untold: 0,
             owed: None,
+            signed: false,
+            speaks: stored.is_some_and(|s| s.signs_seen),
             last_set: None,
             power_since: now,
             low: None,
             cpu_due: None,
             told: [false; 5],
             untold_since: [None; 3],
+            in_s2: false,
             answering: None,
             present: None,
             good: stored.and_then(|stored| stored.good_dimms),
@@ -277,7 +340,8 @@ impl Watcher {
             cause: machine.cause(),
             epoch: machine.epoch(),
             complete_since: self.complete_since,
-            steady_since: self.steady_since,
+            quiet_since: self.quiet_since,
+            all_since: self.all_since,
             power: self.power,
             on_edge: self.on_edge_at.is_some(),
             decided: self.decided,
@@ -293,7 +357,8 @@ impl Watcher {
             self.last_id = id.0;
         }
         let ended = self.record(machine, &before, event);
-        self.record_signs(machine, event, os_before, ended);
+        let entered = machine.state() != before.state || self.made.is_some();
+        self.record_signs(machine, event, os_before, ended, entered);
         self.watch_effects(machine, &before, event, effects)?;
         self.check_gate(machine, &before, event)?;
         self.check_inferences(machine, &before, event, ended)?;
@@ -320,14 +385,42 @@ impl Watcher {
         self.strangers || chassis || host || (os && self.post().is_some())
     }
 
-    /// Every condition of the gate but the state and time.
+    /// The conditions of the gate that are not about the state, the firmware and time.
     fn steady(&self) -> bool {
         self.decided
             && self.power != Some(Chassis::Off)
             && self.running()
             && !self.evidence_missing()
             && self.suspected.is_none()
-            && self.post() != Some(Os::Inactive)
+    }
+
+    /// Trusted POST status that is not complete, and is worth it.
+    fn level(&self) -> bool {
+        let from = self.firmware.ran_from.max(Some(self.power_since));
+        let fresh = from.is_some_and(|at| self.now < at + self.settings.timing.restore_settle);
+        self.post() == Some(Os::Inactive) && (self.firmware.complete_seen || (fresh && !self.locked))
+    }
+
+    fn done(&self) -> bool {
+        self.firmware.phase == Phase::Done && !self.level()
+    }
+
+    /// `min_post` has passed since power-on, a reset, or the suspicion of one.
+    fn old_enough(&self) -> bool {
+        self.began_anew().is_none_or(|at| self.now >= at + self.settings.timing.min_post)
+    }
+
+    fn began_anew(&self) -> Option<Time> {
+        self.firmware.ran_from.max(self.suspected.map(|s| self.ran_again(s)))
+    }
+
+    /// When firmware began anew, if the suspicion is right.
+    fn ran_again(&self, suspected: Suspected) -> Time {
+        if self.host == Some(HostState::Running) {
+            suspected.since.max(self.host_since)
+        } else {
+            suspected.since
+        }
     }
 
     fn off(&self, state: AcpiState) -> bool {
@@ -369,58 +462,52 @@ impl Watcher {
     /// Takes the event down; says whether rule 5 or `host_off` ended a suspicion in this step.
     fn record(&mut self, machine: &Machine, before: &Before, event: Event) -> Option<Suspected> {
         let now = self.now;
-        self.decision = None;
+        (self.decision, self.made, self.revoked) = (None, None, false);
+        let mut expected = before.state;
         match event {
             Event::Chassis(value) => {
                 let first = self.chassis.is_none();
                 self.missing[0] = value.is_none() && !first;
                 self.chassis = value.or(self.chassis);
-                self.decided |= first && value == Some(Chassis::Off);
-            }
-            Event::Host(value) => {
-                let last = self.host;
-                self.missing[1] = value.is_none() && last.is_some();
-                self.host = value.or(last);
-                if value.is_some() && value != last {
-                    self.host_since = now;
-                    let left = match last {
-                        Some(HostState::Running | HostState::TransitioningToOff) => true,
-                        Some(HostState::Off | HostState::Halted) => false,
-                        None => self.decided,
-                    };
-                    self.follow_power();
-                    if left
-                        && matches!(value, Some(HostState::Off | HostState::Halted))
-                        && self.power != Some(Chassis::Off)
-                    {
-                        self.suspect();
-                    }
+                if first && value == Some(Chassis::Off) && !self.decided {
+                    self.decided = true;
+                    self.found_off = Some(now + Duration::from_secs(30));
                 }
             }
-            Event::Os(value) => {
-                self.missing[2] = value.is_none() && self.os.is_some();
-                self.os = value.or(self.os);
-                let complete = value == Some(Os::Complete) && self.post() == value;
-                if let Some(suspected) = &mut self.suspected {
-                    suspected.complete &= complete;
+            Event::Host(value) => self.record_host(before, value),
+            Event::Os(value) => self.record_os(before, value),
+            Event::ForcedReset => {
+                if self.power != Some(Chassis::Off) {
+                    let fresh = Suspected {
+                        since: now,
+                        explained: false,
+                        requested: true,
+                        complete: false,
+                        fell: false,
+                    };
+                    let again = |s: Suspected| Suspected { since: now, requested: true, ..s };
+                    self.suspected = Some(self.suspected.map_or(fresh, again));
+                }
+            }
+            Event::Progress(_) | Event::PostCode(_) => {
+                self.foreign |= matches!(event, Event::Progress(_));
+                if self.decided {
+                    expected = self.word(before.state, event);
+                } else if self.is_a_word(event)
+                    && matches!(event, Event::Progress(_) | Event::PostCode(PostCode::AtWork))
+                {
+                    self.put_off = Some(event);
                 }
             }
             Event::Set { state, .. } => {
-                self.reported = true;
-                self.locked = false;
-                let running = self.running();
-                if let Some(suspected) = &mut self.suspected {
-                    suspected.explained |= matches!(state.kind(), StateKind::Post | StateKind::OffLike);
-                    if state.is_working() && running {
-                        self.suspected = None;
-                    }
-                }
+                self.record_set(before, state);
+                expected = state;
             }
             Event::Lapsed => {
-                self.steady_since = None;
+                self.quiet_since = None;
                 self.opens_at = None;
+                self.all_since = None;
             }
-            Event::BootProgressByOthers => self.foreign = true,
             Event::DimmsKnown { epoch } => self.dimms_known |= epoch == before.epoch && before.open,
             Event::Dimms { epoch, answering, required_silent } if epoch == before.epoch && before.open => {
                 self.answering = Some((answering, required_silent));
@@ -448,28 +535,15 @@ impl Watcher {
             | Event::MuxAtHost { .. }
             | Event::MuxAtBmc { .. }
             | Event::Found(_)
-            | Event::SignOfLife
             | Event::GuardAlarm
             | Event::Tick => {}
         }
-        self.follow_power();
+        self.follow_power(before.state);
         let read = self.chassis.is_some() && self.host.is_some();
-        let decides =
-            !before.decided && (self.decided || read || now.since(self.began) >= Duration::from_secs(120));
-        let mut expected = before.state;
+        let decides = (!before.decided || self.revoked)
+            && (self.decided || read || now.since(self.began) >= Duration::from_secs(120));
         if decides {
-            self.decided = true;
-            let (state, cause) = self.decide();
-            // A Set that came first stands, and so does what rules 3 and 4 made of it.
-            if self.reported || before.state != AcpiState::Unknown {
-                self.locked = false;
-            } else {
-                self.decision = Some((state, cause));
-                expected = state;
-            }
-        }
-        if let Event::Set { state, .. } = event {
-            expected = state;
+            expected = self.decides(expected);
         }
         if expected != before.state {
             self.state_since = now;
@@ -479,49 +553,429 @@ impl Watcher {
         }
         // Rule 7's premise: the time counts before this step's end.
         let ended = self.suspicion_ends(expected);
-        if ended.is_some() {
-            self.suspected = None;
+        if let Some(suspected) = ended {
+            self.resolve(suspected);
         }
         self.bookkeeping(machine, before, event, ended);
         ended
     }
 
-    /// Rule 6, from what was recorded and stored.
-    fn decide(&mut self) -> (AcpiState, Cause) {
+    /// A suspicion has ended by time.
+    fn resolve(&mut self, suspected: Suspected) {
+        let now = self.now;
+        let from = self.ran_again(suspected);
+        self.suspected = None;
+        if !self.running() {
+            return;
+        }
+        if suspected.is_glitch() {
+            self.firmware.was_a_glitch(now);
+            return;
+        }
+        let heard = &mut self.firmware;
+        let rose = heard.phase == Phase::Done && heard.by_post && heard.since >= suspected.since;
+        heard.begins(now, Some(from));
+        if rose {
+            heard.says(now, Phase::Done, true);
+        }
+    }
+
+    fn record_host(&mut self, before: &Before, value: Option<HostState>) {
+        let now = self.now;
+        let last = self.host;
+        self.missing[1] = value.is_none() && last.is_some();
+        self.host = value.or(last);
+        let Some(value) = value.filter(|value| last != Some(*value)) else { return };
+        self.host_since = now;
+        self.stood_still |= value != HostState::Running;
+        let left = match last {
+            Some(HostState::Running | HostState::TransitioningToOff) => true,
+            Some(HostState::Off | HostState::Halted) => false,
+            None => self.decided,
+        };
+        let was_off = self.power == Some(Chassis::Off);
+        self.follow_power(before.state);
+        match value {
+            HostState::Off | HostState::Halted => {
+                if left && self.power != Some(Chassis::Off) {
+                    self.suspect();
+                }
+            }
+            HostState::Running => {
+                let off_for_good = before.state.is_off_like() && before.cause == Cause::HostOff && !was_off;
+                if off_for_good && self.suspected.is_none() {
+                    self.suspected = Some(Suspected {
+                        since: now,
+                        explained: false,
+                        requested: false,
+                        complete: false,
+                        fell: false,
+                    });
+                }
+            }
+            HostState::TransitioningToOff => {
+                self.suspected = self.suspected.map(|s| Suspected { fell: false, ..s });
+            }
+        }
+    }
+
+    fn record_os(&mut self, before: &Before, value: Option<Os>) {
+        let now = self.now;
+        let last = self.os;
+        self.missing[2] = value.is_none() && last.is_some();
+        self.os = value.or(last);
+        let powered = self.power != Some(Chassis::Off);
+        if value == Some(Os::Inactive) {
+            self.firmware.stale = false;
+        }
+        self.firmware.complete_seen |= self.os == Some(Os::Complete) && self.power == Some(Chassis::On);
+        let rose = (last, value) == (Some(Os::Inactive), Some(Os::Complete));
+        if let Some(at) = self.on_edge_at.filter(|_| rose) {
+            self.bogus = self.settings.evidence.post_complete_trusted && now <= at + POST_COMPLETE_BOGUS;
+        }
+        let complete = value == Some(Os::Complete) && self.post() == value;
+        self.suspected = self.suspected.map(|s| Suspected { complete: s.complete && complete, ..s });
+        let fell = (last, value) == (Some(Os::Complete), Some(Os::Inactive));
+        if fell && powered {
+            self.post_falls();
+        }
+        if rose && powered {
+            self.post_rises(before.state);
+        }
+    }
+
+    fn post_falls(&mut self) {
+        if self.firmware.phase == Phase::Done && self.suspected.is_none() {
+            self.suspected = Some(Suspected {
+                since: self.now,
+                explained: false,
+                requested: false,
+                complete: false,
+                fell: true,
+            });
+        }
+    }
+
+    fn post_rises(&mut self, state: AcpiState) {
+        let now = self.now;
+        let confirm = self.settings.timing.reset_confirm;
+        if let Some(s) = self.suspected
+            && s.fell
+            && !s.requested
+            && now <= s.since + confirm
+            && self.running()
+        {
+            self.suspected = None;
+        }
+        if self.post() == Some(Os::Complete) {
+            self.firmware.says(now, Phase::Done, true);
+            self.locked &= !state.is_working();
+        }
+    }
+
+    fn record_set(&mut self, before: &Before, state: AcpiState) {
+        let now = self.now;
+        let early = state.is_working() && !self.old_enough();
+        let anew = self.suspected.is_some() || self.firmware.phase == Phase::Done;
+        let powered = self.power != Some(Chassis::Off);
+        (self.reported, self.rests, self.locked, self.put_off) = (true, powered, false, None);
+        self.firmware.early = early && self.firmware.phase != Phase::Done;
+        let running = self.running();
+        if let Some(suspected) = &mut self.suspected {
+            suspected.explained |= matches!(state.kind(), StateKind::Post | StateKind::OffLike);
+            if state.is_working() && running && !early {
+                self.suspected = None;
+            }
+        }
+        if self.power == Some(Chassis::Off) {
+            return;
+        }
+        if state.is_working() && !early {
+            self.done_by_others(state);
+        }
+        if state.is_off_like() && self.power.is_some() && self.firmware.phase == Phase::Done {
+            self.firmware.power_goes(now);
+            self.firmware.ran_from = Some(now);
+        }
+        // Rule 2: S2 reported again, and no retry.
+        let again = before.state == state
+            && before.cause == Cause::HostReport
+            && !self.off(state)
+            && self.last_set.is_none_or(|at| now >= at + RESET_BETWEEN_SETS);
+        if state.kind() == StateKind::Post && (anew || again) {
+            self.firmware.begins(now, Some(now));
+        } else if state.kind() == StateKind::Post {
+            self.firmware.says(now, Phase::AtWork, false);
+        }
+    }
+
+    /// Done, and not by POST status: that must have followed this POST.
+    fn done_by_others(&mut self, state: AcpiState) {
+        // A working state that rule 6 could not confirm is confirmed.
+        self.locked &= !state.is_working();
+        self.firmware.says(self.now, Phase::Done, false);
+        self.bogus |= self.settings.evidence.post_complete_trusted && self.firmware.stale;
+    }
+
+    /// The word counts, if there is power.
+    fn is_a_word(&self, event: Event) -> bool {
+        let believed = self.settings.evidence.boot_progress;
+        let stage = matches!(event, Event::Progress(stage) if believed && stage != Stage::Oem);
+        (stage || matches!(event, Event::PostCode(_))) && self.power != Some(Chassis::Off)
+    }
+
+    /// Rules 10 and 11: a word by boot progress or a code; the state that it leads to.
+    fn word(&mut self, state: AcpiState, event: Event) -> AcpiState {
+        if !self.is_a_word(event) {
+            return state;
+        }
+        let now = self.now;
+        let evidence = self.settings.evidence;
+        if let Event::PostCode(code) = event {
+            let confirm = self.settings.timing.reset_confirm;
+            let runs = state.is_working() || self.firmware.phase == Phase::Done;
+            let of = |codes: &Vec<u8>| matches!(code, PostCode::Byte(byte) if codes.contains(&byte));
+            let (began, done) = (of(&self.settings.post_codes.began), of(&self.settings.post_codes.done));
+            let other = self.firmware.code_is(now, code, confirm);
+            let sbmr = code == PostCode::AtWork && evidence.boot_progress;
+            let works = other || sbmr || (began && !runs);
+            let state = if works { self.works(state, None) } else { state };
+            if began && !works {
+                self.firmware.pending = Some(Pending { began: true, code, at: now });
+            }
+            let same = self.firmware.pending.is_some_and(|pending| !pending.began && pending.code == code);
+            if done && !same {
+                self.firmware.pending = Some(Pending { began: false, code, at: now });
+            }
+            return state;
+        }
+        let Event::Progress(stage) = event else { return state };
+        self.firmware_seen = true;
+        if stage < Stage::from(evidence.done_from) {
+            return self.works(state, Some(stage));
+        }
+        self.firmware.stage_is(stage);
+        self.done_by_others(state);
+        if stage != Stage::OsRunning {
+            return state;
+        }
+        self.locked = false;
+        let soon = !self.old_enough();
+        if self.running() && !soon {
+            self.suspected = None;
+        }
+        if state.is_working() {
+            return state;
+        }
+        self.made = Some((AcpiState::S0G0D0, Cause::BootProgress));
+        (self.rests, self.acted) = (false, true);
+        AcpiState::S0G0D0
+    }
+
+    /// Rule 10.
+    fn works(&mut self, state: AcpiState, stage: Option<Stage>) -> AcpiState {
+        let now = self.now;
+        self.firmware_seen = true;
+        self.locked = false;
+        let was_done = self.firmware.phase == Phase::Done;
+        let anew = match stage {
+            Some(stage) => self.firmware.stage_is(stage),
+            None => was_done,
+        };
+        let (makes, begins) = match state.kind() {
+            StateKind::Working => (true, true),
+            StateKind::Post => (anew, anew),
+            StateKind::Unknown => (true, false),
+            StateKind::OffLike => (!self.rests, false),
+            StateKind::Sleep => (false, false),
+        };
+        if begins {
+            self.firmware.begins(now, Some(now));
+            self.firmware.stage = stage;
+        } else {
+            self.firmware.says(now, Phase::AtWork, false);
+        }
+        self.suspected = self.suspected.map(|s| Suspected { explained: true, ..s });
+        if !makes {
+            return state;
+        }
+        self.made = Some((AcpiState::S2D2, Cause::FirmwareSeen));
+        (self.rests, self.acted) = (false, true);
+        AcpiState::S2D2
+    }
+
+    /// Rule 6 decides in this step; the state that it leads to.
+    fn decides(&mut self, state: AcpiState) -> AcpiState {
+        self.decided = true;
+        let put_off = self.put_off.take();
+        let (found, cause) = self.decide(put_off);
+        let mut state = state;
+        // A Set that came first stands, and so does what rules 3 and 4 made of it.
+        if self.reported || self.acted {
+            self.locked = false;
+        } else {
+            // Only the same state, found again, is one that the host had reported.
+            self.rests &= found == state && matches!(cause, Cause::Startup | Cause::Restored);
+            self.decision = Some((found, cause));
+            state = found;
+            self.find_phase(cause);
+        }
+        self.compare(state);
+        let Some(event) = put_off else { return state };
+        let after = self.word(state, event);
+        if self.made.is_some() {
+            self.decision = None;
+        }
+        after
+    }
+
+    /// What the decision finds the firmware to be at.
+    fn find_phase(&mut self, cause: Cause) {
+        let now = self.now;
+        if matches!(cause, Cause::FirmwareSeen) {
+            return self.firmware.begins(now, Some(now));
+        }
+        if matches!(cause, Cause::BootProgress) {
+            return self.firmware.says(now, Phase::Done, false);
+        }
+        if self.power == Some(Chassis::Off) || !self.running() {
+            return;
+        }
+        let same = self.stored.filter(|s| s.same_bmc_boot && !s.off);
+        if let Some(s) = same {
+            if s.reset_suspected {
+                self.firmware.begins(now, Some(now));
+            } else if s.firmware.word.is_none() && s.state.is_working() {
+                self.firmware.says(now, Phase::Done, false);
+            }
+        } else if let Some(post) = self.worth() {
+            self.firmware.says(now, if post == Os::Complete { Phase::Done } else { Phase::AtWork }, false);
+        } else if self.stored.is_some_and(|s| s.reset_suspected || s.state == AcpiState::S2D2) {
+            self.firmware.says(now, Phase::AtWork, false);
+        }
+    }
+
+    /// POST status that rule 6 goes by: Inactive of a service that nobody writes is none.
+    fn worth(&self) -> Option<Os> {
+        self.post().filter(|post| *post == Os::Complete || self.firmware.complete_seen)
+    }
+
+    /// What is read now differs from what was stored in this boot of the BMC.
+    fn compare(&mut self, state: AcpiState) {
+        let Some(stored) = self.stored.filter(|s| s.same_bmc_boot) else { return };
+        if self.power == Some(Chassis::Off) {
+            return;
+        }
+        match (stored.post, self.os) {
+            (Some(Os::Complete), Some(Os::Inactive)) => self.post_falls(),
+            (Some(Os::Inactive), Some(Os::Complete)) => self.post_rises(state),
+            _ => {}
+        }
+        if state.is_off_like() && !self.rests && self.power.is_some() && self.host == Some(HostState::Running)
+        {
+            let requested = self.suspected.is_some_and(|s| s.requested);
+            self.suspected = Some(Suspected {
+                since: self.now,
+                explained: false,
+                requested,
+                complete: false,
+                fell: false,
+            });
+        }
+    }
+
+    /// Rule 6, from what was recorded and stored, and by the newest word since.
+    fn decide(&mut self, put_off: Option<Event>) -> (AcpiState, Cause) {
+        let (state, cause) = self.decide_by_record();
+        if self.power == Some(Chassis::Off) || self.reported || self.acted {
+            return (state, cause);
+        }
+        let evidence = self.settings.evidence;
+        let works = match put_off {
+            Some(Event::Progress(Stage::OsRunning)) => Some(false),
+            Some(Event::Progress(stage)) if stage < Stage::from(evidence.done_from) => Some(true),
+            Some(Event::PostCode(PostCode::AtWork)) if evidence.boot_progress => Some(true),
+            _ => None,
+        };
+        let rests = state.is_off_like() && self.stored.is_some_and(|s| s.same_bmc_boot && s.reported);
+        match works {
+            Some(true) if state != AcpiState::S2D2 && !rests && !state.is_sleep() => {
+                self.locked = false;
+                (AcpiState::S2D2, Cause::FirmwareSeen)
+            }
+            Some(false) if !state.is_working() => {
+                self.locked = false;
+                (AcpiState::S0G0D0, Cause::BootProgress)
+            }
+            _ => (state, cause),
+        }
+    }
+
+    fn decide_by_record(&mut self) -> (AcpiState, Cause) {
         let by_evidence = |state| (state, Cause::Startup);
         let restored = |s: Stored| (s.state, Cause::Restored);
         let stored = self.stored;
         let resting = stored.filter(|s| s.state.is_off_like() || s.state.is_sleep());
         let working = stored.filter(|s| s.state.is_working());
+        let suspected = stored.is_some_and(|s| s.reset_suspected);
+        let same = stored.filter(|s| s.same_bmc_boot && !s.off);
         if self.power == Some(Chassis::Off) {
-            resting.map_or(by_evidence(AcpiState::S5G2), restored)
-        } else if !self.running() {
+            return resting.map_or(by_evidence(AcpiState::S5G2), restored);
+        }
+        if !self.running() {
             self.host_since = self.now;
             if self.suspected.is_none() {
                 self.suspect();
             }
-            stored.map_or(by_evidence(AcpiState::Unknown), restored)
-        } else if let Some(post) = self.post() {
-            by_evidence(if post == Os::Complete { AcpiState::S0G0D0 } else { AcpiState::S2D2 })
-        } else if let Some(s2) = stored.filter(|s| s.state == AcpiState::S2D2) {
-            restored(s2)
-        } else if stored.is_some_and(|s| s.reset_suspected) {
-            by_evidence(AcpiState::S2D2)
-        } else {
-            self.locked = !working.is_some_and(|s| s.same_bmc_boot);
-            working.map_or(by_evidence(AcpiState::Unknown), restored)
+            if let Some(s) = &mut self.suspected
+                && stored.is_some_and(|s| s.same_bmc_boot && s.reset_requested)
+            {
+                (s.since, s.requested) = (self.now, true);
+            }
+            return stored.map_or(by_evidence(AcpiState::Unknown), restored);
         }
+        let to_s2 =
+            |s: Stored| if s.state == AcpiState::S2D2 { restored(s) } else { by_evidence(AcpiState::S2D2) };
+        if let Some(s) = same {
+            return if suspected { to_s2(s) } else { restored(s) };
+        }
+        if let Some(post) = self.worth() {
+            return by_evidence(if post == Os::Complete { AcpiState::S0G0D0 } else { AcpiState::S2D2 });
+        }
+        if let Some(s) = stored.filter(|s| s.state == AcpiState::S2D2 || s.reset_suspected) {
+            return to_s2(s);
+        }
+        self.locked = true;
+        working.map_or(by_evidence(AcpiState::Unknown), restored)
     }
 
     fn suspect(&mut self) {
         let complete = self.post() == Some(Os::Complete) && !self.missing[2];
-        self.suspected = Some(Suspected { explained: false, complete });
+        let requested = self.suspected.is_some_and(|s| s.requested);
+        let since = self.now;
+        self.suspected = Some(Suspected { since, explained: false, requested, complete, fell: false });
+        self.firmware.host_leaves(since);
     }
 
     /// Power, with `host_off_is_off`, and what an edge of it does.
-    fn follow_power(&mut self) {
+    fn follow_power(&mut self, state: AcpiState) {
         let by_host = self.settings.evidence.host_off_is_off;
         let off_for = self.now.since(self.host_since);
+        if let Some(until) = self.found_off {
+            let comes = self.power == Some(Chassis::Off) && self.chassis == Some(Chassis::On);
+            if comes || self.now >= until {
+                self.found_off = None;
+            }
+            if comes && self.now < until && !self.stood_still && !self.reported && !self.acted {
+                // A power service that has just started: no edge, and another boot of the BMC.
+                (self.power, self.power_since, self.on_edge_at) = (Some(Chassis::On), self.now, None);
+                (self.decided, self.began, self.was_off, self.revoked) = (false, self.now, false, true);
+                self.anew = true;
+                self.stored = self.stored.map(|s| Stored { same_bmc_boot: false, ..s });
+                self.firmware.complete_seen |= self.os == Some(Os::Complete);
+                return;
+            }
+        }
         let power = match (self.chassis, self.host) {
             (Some(Chassis::Off), _) => Some(Chassis::Off),
             (_, Some(HostState::Running | HostState::Halted)) if by_host => Some(Chassis::On),
@@ -538,18 +992,16 @@ impl Watcher {
         self.on_edge_at = on.then_some(self.now);
         self.power_since = self.now;
         self.power = power;
+        self.firmware.stale = on && self.os == Some(Os::Complete);
+        self.firmware.complete_seen |= self.os == Some(Os::Complete) && power == Some(Chassis::On);
         if power == Some(Chassis::Off) {
             self.suspected = None;
-        }
-        // Before anything is made of what POST status says.
-        self.judge_post();
-    }
-
-    /// Rule 7: complete this soon after power-on is not complete.
-    fn judge_post(&mut self) {
-        let fresh = self.on_edge_at.is_some_and(|at| self.now <= at + POST_COMPLETE_BOGUS);
-        if fresh && self.chassis == Some(Chassis::On) && self.post() == Some(Os::Complete) {
-            self.bogus = true;
+            self.rests = false;
+            self.firmware.power_goes(self.now);
+        } else if on {
+            self.rests = false;
+            let resumed = state.is_sleep();
+            self.firmware.begins(self.now, (!resumed).then_some(self.now));
         }
     }
 
@@ -558,14 +1010,15 @@ impl Watcher {
         let timing = &self.settings.timing;
         let suspected = self.suspected?;
         let since = self.host_since;
-        let over = match self.host? {
-            HostState::Off => self.now >= since + timing.host_off,
-            HostState::Running => {
+        let over = match self.host {
+            Some(HostState::Off) => self.now >= since + timing.host_off,
+            Some(HostState::Running) | None => {
                 self.decided
-                    && !state.is_off_like()
-                    && self.now >= since.max(self.state_since) + timing.reset_confirm
+                    && !(state.is_off_like() && self.rests)
+                    && !self.off(state)
+                    && self.now >= since.max(self.state_since).max(suspected.since) + timing.reset_confirm
             }
-            HostState::Halted | HostState::TransitioningToOff => false,
+            Some(HostState::Halted | HostState::TransitioningToOff) => false,
         };
         over.then_some(suspected)
     }
@@ -574,14 +1027,14 @@ impl Watcher {
     fn bookkeeping(&mut self, machine: &Machine, before: &Before, event: Event, ended: Option<Suspected>) {
         let now = self.now;
         let state = machine.state();
-        let again = machine.cause() == Cause::HostReset && ended.is_some_and(|s| !s.complete);
-        let entered = state != before.state || again;
+        let again = machine.cause() == Cause::HostReset && ended.is_some_and(|s| !s.is_glitch());
+        let entered = state != before.state || again || self.made.is_some();
         if entered {
             self.state_since = now;
         }
-        if event != Event::Tick {
-            self.judge_post();
-        }
+        let found = matches!(machine.cause(), Cause::Startup | Cause::Restored);
+        self.acted |= entered && !found;
+        self.rests &= !entered || machine.cause() == Cause::HostReport;
 
         let off = self.off(state);
         if off != self.was_off {
@@ -589,34 +1042,51 @@ impl Watcher {
             self.firmware_seen = false;
             self.powered_at = (!off).then_some(now);
             self.owed = self.powered_at;
+            self.signed &= off;
         }
         let reported_s2 = matches!(event, Event::Set { state: AcpiState::S2D2, .. });
         self.firmware_seen |= !off && (state.is_working() || reported_s2);
 
         // The lock of rule 6 ends by time (then the gate opens), by any Set, by any change of state.
-        let steady = self.steady();
+        let quiet =
+            self.steady() && self.firmware.phase != Phase::AtWork && !self.level() && self.old_enough();
         let mut unlocked = false;
         // After a very late wake-up rule 7, due before, may have ended it first; then `settle` runs.
         let overtaken = entered && machine.cause() != Cause::Startup;
-        if self.locked && steady && !overtaken {
-            let since = self.steady_since.unwrap_or(now);
+        if self.locked && quiet && !overtaken {
+            let since = self.quiet_since.unwrap_or(now);
             unlocked = now >= since + self.settings.timing.restore_settle;
         }
         // A very late wake-up may bring the decision and what ends its lock in one step.
-        let inferred = entered && !matches!(machine.cause(), Cause::Startup | Cause::Restored);
+        let inferred = entered && !found;
         if unlocked || (before.locked && entered) || inferred {
             self.locked = false;
         }
-        self.steady_since = if steady { self.steady_since.or(Some(now)) } else { None };
-        let may_open = steady && state.is_working() && !self.locked;
+        if unlocked {
+            self.firmware.says(now, Phase::Done, false);
+        }
+        // An early report that nothing has contradicted, and a code that nothing has followed.
+        let restore = self.settings.timing.restore_settle;
+        let stands = self.firmware.early && state.is_working();
+        let silence =
+            self.firmware.pending.is_some_and(|p| !p.began && now >= p.at + self.settings.timing.settle);
+        if silence || (stands && self.began_anew().is_some_and(|at| now >= at + restore)) {
+            self.done_by_others(state);
+        }
+        self.quiet_since = if quiet && self.locked { self.quiet_since.or(Some(now)) } else { None };
+        let all_but_state = self.steady() && self.done() && self.old_enough();
+        let all = all_but_state && (state.is_working() || state == AcpiState::S2D2);
+        self.all_since = if all { self.all_since.or(Some(now)) } else { None };
         let opens_at = if unlocked { now } else { now + self.settings.timing.settle };
-        self.opens_at = if may_open { self.opens_at.or(Some(opens_at)) } else { None };
-        let complete = steady && self.post() == Some(Os::Complete);
+        self.opens_at = if all && !self.locked { self.opens_at.or(Some(opens_at)) } else { None };
+        let complete = all_but_state && self.post() == Some(Os::Complete);
         let anew = entered || matches!(event, Event::Set { .. });
         self.complete_since =
             if complete { self.complete_since.filter(|_| !anew).or(Some(now)) } else { None };
         let closed = self.decided && !off && !self.open();
         self.closed_since = if closed { self.closed_since.or(Some(now)) } else { None };
+        let runs = closed && !self.locked && !self.firmware.early;
+        self.runs_since = if runs { self.runs_since.or(Some(now)) } else { None };
         if before.open && !self.open() {
             self.dimms_known = false;
             self.answering = None;
@@ -630,14 +1100,16 @@ impl Watcher {
         event: Event,
         os_before: Option<Os>,
         ended: Option<Suspected>,
+        entered: bool,
     ) {
         let now = self.now;
         let state = machine.state();
         // Firmware runs anew: by rule 5, or it is found in POST.
-        let reset = ended.is_some_and(|s| !s.complete) && machine.cause() == Cause::HostReset;
+        let reset = ended.is_some_and(|s| !s.is_glitch()) && machine.cause() == Cause::HostReset;
         let found = self.decision.is_some_and(|(state, _)| state == AcpiState::S2D2);
         if reset {
             self.owed = Some(now);
+            self.signed = false;
         } else if found && state == AcpiState::S2D2 {
             self.owed = self.owed.or(Some(now));
         }
@@ -645,12 +1117,21 @@ impl Watcher {
         if matches!(event, Event::Set { .. }) {
             self.last_set = Some(now);
         }
-        let said = matches!(event, Event::Set { .. } | Event::SetDevice { .. } | Event::BootProgressByOthers);
-        let heard = said || event == Event::SignOfLife || (os_changed && matches!(event, Event::Os(_)));
-        if heard || state.is_working() {
+        let by_os = os_changed && matches!(event, Event::Os(_));
+        let said = matches!(
+            event,
+            Event::Set { .. } | Event::SetDevice { .. } | Event::Progress(_) | Event::PostCode(_)
+        );
+        self.firmware_seen |= by_os && !self.was_off;
+        let found_working = matches!(machine.cause(), Cause::Startup | Cause::Restored);
+        // What makes the state a working one does not come before it.
+        self.speaks |= entered && state.is_working() && self.signed && !found_working;
+        self.signed |= said || by_os;
+        if said || by_os || state.is_working() {
             self.owed = None;
         }
 
+        self.in_s2 = state == AcpiState::S2D2;
         let off = self.off(state);
         let said_off = state.is_off_like() && self.last_set >= Some(self.power_since);
         let due = self.decided && !off && self.host != Some(HostState::Off) && !state.is_sleep() && !said_off;
@@ -666,9 +1147,9 @@ impl Watcher {
         }
     }
 
-    /// Two minutes after S0, and one after the gate opened.
+    /// Two minutes after S0, and one after the gate opened; in S2 the latter alone.
     fn dimms_due(&self) -> bool {
-        let settled = self.now >= self.state_since + Duration::from_secs(120);
+        let settled = self.in_s2 || self.now >= self.state_since + Duration::from_secs(120);
         settled && self.opens_at.is_some_and(|at| self.now >= at + Duration::from_secs(60))
     }
 
@@ -699,7 +1180,7 @@ impl Watcher {
         let history = machine.history();
         if history.boots() != self.boots {
             (self.boots, self.foreign, self.stage) = (history.boots(), false, None);
-            self.foreign |= event == Event::BootProgressByOthers;
+            self.foreign |= matches!(event, Event::Progress(_));
         }
         self.untold += u32::from(machine.state() != before.state);
         for effect in effects {
@@ -783,7 +1264,8 @@ impl Watcher {
                 Effect::Transitioned(entry) => {
                     rest = true;
                     let change = entry.from != entry.to;
-                    let allowed = change || (entry.to == AcpiState::S2D2 && entry.cause == Cause::HostReset);
+                    let reset = matches!(entry.cause, Cause::HostReset | Cause::FirmwareSeen);
+                    let allowed = change || (entry.to == AcpiState::S2D2 && reset);
                     let untold = self.untold;
                     self.claim(I::Transitions, true, allowed && (!change || untold > 0), machine)?;
                     self.untold -= u32::from(change);
@@ -807,10 +1289,9 @@ impl Watcher {
         self.claim(I::Bus, true, read == machine.has_bus(), machine)?;
 
         let opened = open && !before.open;
-        let settled = before.state.is_working()
-            && before.steady_since.is_some_and(|at| self.now >= at + self.settings.timing.settle);
+        let settled = before.all_since.is_some_and(|at| self.now >= at + self.settings.timing.settle);
         let unlocked = before.locked
-            && before.steady_since.is_some_and(|at| self.now >= at + self.settings.timing.restore_settle);
+            && before.quiet_since.is_some_and(|at| self.now >= at + self.settings.timing.restore_settle);
         self.claim(
             I::TimeOpens,
             opened,
@@ -833,28 +1314,29 @@ impl Watcher {
         use Invariant as I;
         let (state, cause) = (machine.state(), machine.cause());
         let now = self.now;
-        let again = cause == Cause::HostReset && ended.is_some_and(|s| !s.complete);
+        let again = cause == Cause::HostReset && ended.is_some_and(|s| !s.is_glitch());
         let inferred = (state != before.state || again) && !matches!(event, Event::Set { .. });
-        let decided = self.decided && !before.decided;
+        let decided = self.decided && (!before.decided || self.revoked);
         let unlocked = before.locked && !self.locked;
         let complete_for = before.complete_since.map(|at| now.since(at));
-        let on_edge = self.power == Some(Chassis::On) && before.power == Some(Chassis::Off);
+        let on_edge = !self.revoked && self.power == Some(Chassis::On) && before.power == Some(Chassis::Off);
         let off_edge = self.power == Some(Chassis::Off) && before.power != Some(Chassis::Off);
-        let wait = match (before.state.kind(), before.cause) {
-            (StateKind::Post, Cause::HostReport) => Duration::from_secs(300),
-            _ => Duration::from_secs(10),
-        };
-        let only_s2 = !self.settings.evidence.s0_from_post_complete;
-        let post_complete = complete_for.is_some_and(|d| d >= wait)
-            && self.settings.evidence.post_complete_trusted
-            && (!only_s2 || before.state == AcpiState::S2D2);
+        let wait = Duration::from_secs(10);
+        let evidence = self.settings.evidence;
+        let acts = evidence.s0_from_post_complete && evidence.post_complete_trusted;
+        let post_complete = acts && complete_for.is_some_and(|d| d >= wait);
+        let made = self.made;
         let host_off = ended.is_some() && self.host == Some(HostState::Off);
         let evidence = match cause {
             Cause::HostReport => false,
             Cause::ChassisOff => off_edge && state == AcpiState::S5G2,
             Cause::HostOff => (off_edge || host_off) && state == AcpiState::S5G2,
             Cause::HostReset => {
-                state == AcpiState::S2D2 && self.running() && ended.is_some_and(|s| !s.complete)
+                state == AcpiState::S2D2 && self.running() && ended.is_some_and(|s| !s.is_glitch())
+            }
+            // Before the decision the word waits for it.
+            Cause::FirmwareSeen | Cause::BootProgress => {
+                made == Some((state, cause)) || self.decision == Some((state, cause))
             }
             Cause::Resumed => on_edge && before.state.is_sleep() && state == AcpiState::S2D2,
             Cause::PowerOn => on_edge && state == AcpiState::S2D2,
@@ -863,14 +1345,17 @@ impl Watcher {
         };
         self.claim(I::Evidence, inferred, evidence, machine)?;
         let s0 = inferred && state.is_working();
-        let licensed = decided || unlocked || post_complete;
+        let runs = made.is_some_and(|(_, cause)| cause == Cause::BootProgress);
+        let licensed = decided || unlocked || post_complete || runs;
         self.claim(I::InferredS0, s0, licensed && !self.off_now(machine), machine)?;
 
         // A transition that is due by time has come.
-        let due = complete_for.is_some_and(|d| d >= wait)
-            && (before.state == AcpiState::S2D2 || (!only_s2 && !before.state.is_working()));
+        let due = acts && complete_for.is_some_and(|d| d >= wait) && !before.state.is_working();
         self.claim(I::Evidence, due && event == Event::Tick, state == AcpiState::S0G0D0, machine)?;
-        let reset = ended.is_some_and(|s| !s.complete) && self.running();
+        // A word acts in its step; what else falls into it comes behind the word.
+        let heeded = made.is_none_or(|made| made == (state, cause) || ended.is_some());
+        self.claim(I::Words, made.is_some(), heeded, machine)?;
+        let reset = ended.is_some_and(|s| !s.is_glitch()) && self.running();
         self.claim(I::Evidence, reset, state == AcpiState::S2D2 && cause == Cause::HostReset, machine)?;
         let gone = host_off && !before.state.is_off_like() && !before.state.is_sleep();
         self.claim(I::Evidence, gone, state == AcpiState::S5G2, machine)?;
@@ -914,19 +1399,19 @@ impl Watcher {
             && machine.deadline(Timer::ClosedTooLong).is_none();
         self.claim(I::BeforeDecision, undecided, nothing, machine)?;
         let unknown = self.reported || machine.state() == AcpiState::Unknown || machine.state().is_off_like();
-        self.claim(
-            I::BeforeDecision,
-            undecided,
-            unknown || machine.cause() == Cause::Resumed || machine.cause() == Cause::PowerOn,
-            machine,
-        )?;
+        // The record of this boot of the BMC is shown at once.
+        let remembered = self.stored.is_some_and(|s| s.same_bmc_boot && s.state == machine.state());
+        let by_rule_3 = machine.cause() == Cause::Resumed || machine.cause() == Cause::PowerOn;
+        // Or what was decided first, where a power service had just started.
+        let anew = self.anew && machine.state().is_sleep();
+        self.claim(I::BeforeDecision, undecided, unknown || remembered || by_rule_3 || anew, machine)?;
         let decision = self.decision;
         // Rule 5 may have been waiting for it, or, after a very late wake-up, `host_off`.
         let followed = matches!(machine.cause(), Cause::HostReset | Cause::HostOff);
         let decided = decision == Some((machine.state(), machine.cause()));
         self.claim(I::Decision, decision.is_some(), decided || followed, machine)?;
 
-        let deadline = self.closed_since.map(|at| at + timing.deadline);
+        let deadline = self.runs_since.map(|at| at + timing.deadline);
         self.claim(I::Deadline, self.decided, machine.deadline(Timer::ClosedTooLong) == deadline, machine)?;
         let due = deadline.is_some_and(|at| at <= now);
         // A host that only settles has overcome it (note 21).
@@ -935,7 +1420,16 @@ impl Watcher {
         let ahead = deadline.is_some_and(|at| at > now);
         let stall = matches!(fans, FanDemand::Held { level: FanLevel::Stall, .. });
         self.claim(I::Deadline, ahead, machine.wake_at() <= deadline, machine)?;
-        self.claim(I::Deadline, due && held, stall, machine)?;
+        // A hold that is about to end keeps its level.
+        let ends_soon = self.opens_at.is_some_and(|at| now < at + timing.hold_after);
+        self.claim(I::Deadline, due && held && !ends_soon, stall, machine)?;
+        self.claim(I::EarlyReport, diagnoses.contains(&Diagnosis::EarlyReport), !machine.is_open(), machine)?;
+        let early = diagnoses.contains(&Diagnosis::EarlyReport) == self.firmware.early;
+        self.claim(I::EarlyReport, self.firmware.early, early, machine)?;
+        let waits = matches!(machine.state().kind(), StateKind::Post | StateKind::Unknown);
+        let waits = waits && self.decided && !off && self.done();
+        let long = waits && now >= self.firmware.since + Duration::from_secs(600);
+        self.claim(I::OsNotReported, waits, diagnoses.contains(&Diagnosis::OsNotReported) == long, machine)?;
 
         let warm = self.firmware_seen || self.powered_at.is_none_or(|at| at + timing.thermal_grace <= now);
         self.claim(I::Thermal, self.decided, shown == (!off && warm), machine)?;
@@ -972,7 +1466,22 @@ impl Watcher {
             stored
                 == Some(Stored {
                     state: machine.state(),
+                    device: machine.device(),
+                    reported: self.rests,
+                    off,
                     reset_suspected: suspected,
+                    reset_requested: self.suspected.is_some_and(|s| s.requested),
+                    firmware: FirmwareRecord {
+                        word: Some(FirmwareWord {
+                            phase: self.firmware.phase,
+                            source: machine.firmware.word().source,
+                        }),
+                        ran_from: self.firmware.ran_from,
+                        early: self.firmware.early,
+                    },
+                    post: self.os,
+                    complete_seen: self.firmware.complete_seen,
+                    signs_seen: self.speaks,
                     same_bmc_boot: !self.locked,
                     good_dimms: self.good,
                 }),
@@ -985,7 +1494,8 @@ impl Watcher {
         let now = self.now;
         let diagnoses = policy::diagnoses(machine);
         let has = |diagnosis| diagnoses.contains(&diagnosis);
-        let silent = self.owed.is_some_and(|at| now >= at + self.settings.timing.silent_after);
+        let owed = self.owed.filter(|_| self.speaks);
+        let silent = owed.is_some_and(|at| now >= at + self.settings.timing.silent_after);
         self.claim(I::Silence, true, has(Diagnosis::FirmwareSilent) == silent, machine)?;
         let dark = self.cpu_due.is_some_and(|at| now >= at + Duration::from_secs(30))
             && self.low.is_some_and(|at| now >= at + Duration::from_secs(10));
@@ -1005,7 +1515,7 @@ impl Watcher {
         self.claim(I::Told, true, told == self.told, machine)?;
         // Each deadline that lies ahead wakes the machine.
         let ahead = [
-            self.owed.map(|at| at + self.settings.timing.silent_after),
+            owed.map(|at| at + self.settings.timing.silent_after),
             mute,
             self.cpu_due
                 .zip(self.low)

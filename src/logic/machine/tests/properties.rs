@@ -9,6 +9,7 @@ use super::invariants::{Broken, Watcher};
 use crate::logic::{
     diagnosis::{CpuPower, DimmCount},
     event::Epoch,
+    evidence::{Os, PostCode, Stage},
 };
 
 /// The next act in a life.
@@ -65,9 +66,10 @@ fn event() -> impl Strategy<Value = What> {
         3 => Just(What::DimmsKnown),
         1 => Just(What::Old),
         1 => Just(What::Is(Event::GuardAlarm)),
-        1 => Just(What::Is(Event::BootProgressByOthers)),
+        3 => prop::sample::select(STAGES.to_vec()).prop_map(|stage| What::Is(Event::Progress(stage))),
+        2 => prop::sample::select(CODES.to_vec()).prop_map(|code| What::Is(Event::PostCode(code))),
+        1 => Just(What::Is(Event::ForcedReset)),
         1 => Just(What::Is(Event::Lapsed)),
-        1 => Just(What::Is(Event::SignOfLife)),
         2 => prop::sample::select(vec![CpuPower::Low, CpuPower::Good, CpuPower::Unknown])
             .prop_map(|power| What::Is(Event::CpuPower(power))),
         1 => any::<bool>().prop_map(|holds| What::Is(Event::BusStuck(holds))),
@@ -130,7 +132,10 @@ fn story() -> impl Strategy<Value = Vec<(u64, What)>> {
         // The whole way to the host, and back; and what the DIMMs say after it.
         vec![(1, What::Drained), (30, What::Quiesced), (2, What::MuxAtHost)],
         vec![(10_000, What::MuxAtBmc), (3000, What::Dimms(2, false)), (0, What::DimmsKnown)],
-        vec![(0, What::Is(Event::CpuPower(CpuPower::Low))), (60_000, What::Is(Event::SignOfLife))],
+        vec![
+            (0, What::Is(Event::CpuPower(CpuPower::Low))),
+            (60_000, What::Is(Event::PostCode(PostCode::Other))),
+        ],
         // Power control restarts.
         vec![
             (0, What::Is(Event::Chassis(None))),
@@ -141,6 +146,11 @@ fn story() -> impl Strategy<Value = Vec<(u64, What)>> {
     ];
     prop::sample::select(stories)
 }
+
+const STAGES: [Stage; 6] =
+    [Stage::Oem, Stage::Early, Stage::PciInit, Stage::SystemInitComplete, Stage::OsStart, Stage::OsRunning];
+const CODES: [PostCode; 5] =
+    [PostCode::Byte(0x10), PostCode::Byte(0xaa), PostCode::Byte(0x55), PostCode::AtWork, PostCode::Other];
 
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
@@ -156,30 +166,40 @@ fn settings() -> impl Strategy<Value = config::Host> {
     let odd = config::Timing {
         ack_cap: Duration::from_secs(3),
         settle: Duration::from_millis(1),
+        min_post: Duration::from_secs(3),
         reset_confirm: Duration::from_secs(30),
         host_off: Duration::from_secs(2),
         deadline: Duration::from_secs(5),
-        restore_settle: Duration::from_secs(1),
+        restore_settle: Duration::from_secs(4),
         thermal_grace: Duration::from_millis(100),
         hold_after: Duration::from_secs(7),
         max_resets: 2,
         silent_after: Duration::from_secs(3),
     };
     let timing = prop_oneof![4 => Just(config::Timing::default()), 1 => Just(odd)];
-    (any::<[bool; 8]>(), timing).prop_map(
-        |([trusted, s0, s2, off, has_dimms, mux, units, progress], timing)| config::Host {
-            spd_mux: mux.then(|| config::SpdMux { line: "SPD_MUX_SEL".to_owned(), host_level: true }),
-            quiesce: if units { vec!["other.service".to_owned()] } else { Vec::new() },
-            evidence: config::Evidence {
-                post_complete_trusted: trusted,
-                s0_from_post_complete: s0,
-                s2_from_power_on: s2,
-                host_off_is_off: off,
-            },
-            timing,
-            has_dimms,
-            write_boot_progress: progress,
-            ..config::Host::new(0)
+    (any::<[bool; 10]>(), timing).prop_map(
+        |([trusted, s0, s2, off, has_dimms, mux, units, progress, believed, from_start], timing)| {
+            config::Host {
+                spd_mux: mux.then(|| config::SpdMux { line: "SPD_MUX_SEL".to_owned(), host_level: true }),
+                quiesce: if units { vec!["other.service".to_owned()] } else { Vec::new() },
+                evidence: config::Evidence {
+                    post_complete_trusted: trusted,
+                    s0_from_post_complete: s0,
+                    s2_from_power_on: s2,
+                    host_off_is_off: off,
+                    boot_progress: believed,
+                    done_from: if from_start {
+                        config::DoneFrom::OsStart
+                    } else {
+                        config::DoneFrom::OsRunning
+                    },
+                },
+                post_codes: config::PostCodes { began: vec![0x10], done: vec![0xaa] },
+                timing,
+                has_dimms,
+                write_boot_progress: progress,
+                ..config::Host::new(0)
+            }
         },
     )
 }
@@ -188,19 +208,41 @@ fn stored() -> impl Strategy<Value = Option<Stored>> {
     let state = prop::sample::select(AcpiState::ALL.to_vec());
     let good = prop::option::of((0_u16..4, prop::option::of(0_u16..4)))
         .prop_map(|good| good.map(|(answering, present)| DimmCount { answering, present }));
-    prop::option::of((state, any::<bool>(), any::<bool>(), good).prop_map(
-        |(state, reset_suspected, same_bmc_boot, good_dimms)| Stored {
-            state,
-            reset_suspected,
-            same_bmc_boot,
-            good_dimms,
+    let word = prop::option::of(
+        (prop::sample::select(Phase::ALL.to_vec()), prop::sample::select(Source::ALL.to_vec()))
+            .prop_map(|(phase, source)| FirmwareWord { phase, source }),
+    );
+    let post = prop::sample::select(vec![None, Some(Os::Inactive), Some(Os::Complete)]);
+    // The daemon's clock counts from the boot of the BMC, and may have run for a while.
+    let ran_from = prop::option::of(0_u64..90_000);
+    prop::option::of((state, any::<[bool; 8]>(), word, post, ran_from, good).prop_map(
+        |(state, flags, word, post, ran_from, good_dimms)| {
+            let [same_bmc_boot, suspected, requested, off, reported, early, complete_seen, signs_seen] =
+                flags;
+            Stored {
+                reset_suspected: suspected,
+                reset_requested: suspected && requested,
+                firmware: FirmwareRecord {
+                    word,
+                    ran_from: ran_from.map(|millis| Time::ZERO + Duration::from_millis(millis)),
+                    early: early && state.is_working(),
+                },
+                same_bmc_boot,
+                off,
+                reported,
+                post,
+                complete_seen,
+                signs_seen,
+                good_dimms,
+                ..Stored::new(state)
+            }
         },
     ))
 }
 
 /// Plays the life of one host; the first broken invariant ends it.
 fn live(settings: config::Host, stored: Option<Stored>, acts: &[Act]) -> Result<(), Broken> {
-    let mut machine = Machine::new(Time::ZERO, settings, stored);
+    let mut machine = Machine::new(Time::from_micros(60_000_000), settings, stored);
     let mut watcher = Watcher::new(&machine, stored);
     let mut steps = Vec::new();
     for act in acts {

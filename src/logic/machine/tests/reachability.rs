@@ -8,12 +8,13 @@
 //! stands for each abstract state; `properties.rs` tries other times and longer ways, and the events that no search has:
 //! [`Event::Found`], [`Event::UnguardedBus`], [`Event::FailsafeConfig`] and [`Event::BusSilent`].
 //!
-//! Four depths: [`Depth::Everything`] for two sets of options without trusted POST status; for all 16 sets
+//! Five depths: [`Depth::Everything`] for two sets of options without trusted POST status; for all 16 sets
 //! [`Depth::Rules`], which leaves out what no rule of 3.2 reads, since with trusted POST status the product of independent followers takes too long.
-//! [`Depth::Handover`] and [`Depth::Diagnoses`] add to those rules what each of them is about.
+//! [`Depth::Firmware`], [`Depth::Handover`] and [`Depth::Diagnoses`] add to those rules what each of them is about.
 //!
-//! Each event comes now or just before the next deadline, by turns. With `ACPI_FULL` in the environment (`./dev full`), where
-//! everything is kept, it comes at both times in each state.
+//! Each event comes now or just before the next deadline, by turns. A run of every change looks at all states of the rules, and
+//! at the nearest quarter of a million of each deeper search. With `ACPI_FULL` in the environment (`./dev full`) nothing is left
+//! out, and where everything is kept, each event comes at both times in each state.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -24,7 +25,10 @@ use super::{
     super::{power::POST_COMPLETE_BOGUS, *},
     invariants::{Broken, Invariant, Said, Watcher},
 };
-use crate::logic::diagnosis::{CpuPower, DimmCount};
+use crate::logic::{
+    diagnosis::{CpuPower, DimmCount},
+    evidence::{Os, PostCode, Stage},
+};
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Clock {
@@ -38,6 +42,8 @@ enum Clock {
 enum Depth {
     /// Without what no rule of 3.2 reads: fans, units, boot progress; which service is missing is not told apart.
     Rules,
+    /// The rules, and the words of boot progress, codes and requests.
+    Firmware,
     /// The rules, and the way of the bus to the host and back, with a mux and units.
     Handover,
     /// The rules, and the times and counts of the diagnoses.
@@ -57,7 +63,7 @@ fn key(machine: &Machine, watcher: &Watcher, depth: Depth) -> u64 {
         machine.power.is_missing().hash(&mut hasher);
     }
     match depth {
-        Depth::Rules | Depth::Everything => {}
+        Depth::Rules | Depth::Firmware | Depth::Everything => {}
         Depth::Handover => (machine.handover_key(), watcher.way_key()).hash(&mut hasher),
         Depth::Diagnoses => machine.diagnoses_key(&mut hasher),
     }
@@ -81,7 +87,12 @@ impl Machine {
         let (state, power) = (self.current.state(), &self.power);
         let start = match self.start {
             // The stored record matters to rule 6 only where nothing has overtaken it.
-            Start::Undecided { stored, .. } => Some(stored.filter(|_| !self.current.stands())),
+            Start::Undecided { stored, heard, .. } => {
+                Some((stored.filter(|_| !self.current.stands()), heard, false))
+            }
+            Start::FoundOff { stored, .. } => {
+                Some((stored.filter(|_| !self.power.stood_still() && !self.current.stands()), None, true))
+            }
             Start::Decided => None,
         };
         let trusted = self.settings.evidence.post_complete_trusted;
@@ -89,18 +100,23 @@ impl Machine {
         let cause = match self.current.cause() {
             Cause::HostReport | Cause::HostReset | Cause::Startup => self.current.cause(),
             Cause::Restored => Cause::Startup,
-            Cause::ChassisOff | Cause::HostOff | Cause::Resumed | Cause::PowerOn | Cause::PostComplete => {
-                Cause::PowerOn
-            }
+            Cause::HostOff => Cause::HostOff,
+            Cause::ChassisOff
+            | Cause::Resumed
+            | Cause::PowerOn
+            | Cause::FirmwareSeen
+            | Cause::BootProgress
+            | Cause::PostComplete => Cause::PowerOn,
         };
         let (is_shown, _, answers, _) = self.barrier.key(state, self.current.device());
         (start, power.key(trusted, self.is_decided()), self.boot.was_off()).hash(hasher);
         (state, cause, self.boot.firmware_was_seen(), self.current.is_reported()).hash(hasher);
         (self.suspicion.key(), self.gate.is_locked(), is_shown, answers).hash(hasher);
         let edge = power.on_edge_at().filter(|_| trusted).map(|at| at + POST_COMPLETE_BOGUS);
-        for at in [edge.filter(|at| *at >= self.now), self.gate.steady_since(), power.complete_since()] {
+        for at in [edge.filter(|at| *at >= self.now), power.complete_since()] {
             self.clock(at).hash(hasher);
         }
+        (self.firmware.key(), self.rests(), self.power.stood_still() && start.is_some()).hash(hasher);
         for timer in [
             Timer::AckCap,
             Timer::Suspicion,
@@ -109,6 +125,11 @@ impl Machine {
             Timer::Unlock,
             Timer::Open,
             Timer::ClosedTooLong,
+            Timer::FoundOff,
+            Timer::MinPost,
+            Timer::PostLevel,
+            Timer::Early,
+            Timer::DoneCode,
         ] {
             self.timer(timer).hash(hasher);
         }
@@ -138,7 +159,7 @@ impl Machine {
 
     fn diagnoses_key(&self, hasher: &mut impl Hasher) {
         let said_off = self.current.was_set_since(self.power.since());
-        for timer in [Timer::Silent, Timer::NoCpuPower, Timer::Dimms] {
+        for timer in [Timer::Silent, Timer::NoCpuPower, Timer::Dimms, Timer::OsNotReported] {
             self.timer(timer).hash(hasher);
         }
         (self.watch.key(), said_off).hash(hasher);
@@ -172,15 +193,22 @@ fn events(machine: &Machine, id: SetId, depth: Depth) -> Vec<Event> {
         Event::Lapsed,
     ];
     if depth == Depth::Everything {
-        events.extend([Event::GuardAlarm, Event::BootProgressByOthers, Event::Rival(true)]);
+        events.extend([Event::GuardAlarm, Event::Progress(Stage::Oem), Event::Rival(true)]);
     }
     match depth {
         Depth::Rules | Depth::Everything => {}
+        Depth::Firmware => {
+            let stages = [Stage::Early, Stage::PciInit, Stage::OsStart, Stage::OsRunning];
+            let codes = [PostCode::Byte(0x10), PostCode::Byte(0xaa), PostCode::AtWork, PostCode::Other];
+            events.extend(stages.map(Event::Progress));
+            events.extend(codes.map(Event::PostCode));
+            events.push(Event::ForcedReset);
+        }
         Depth::Handover => {
             events.extend([Event::Quiesced { epoch }, Event::MuxAtHost { epoch }, Event::MuxAtBmc { epoch }]);
         }
         Depth::Diagnoses => events.extend([
-            Event::SignOfLife,
+            Event::PostCode(PostCode::Other),
             Event::CpuPower(CpuPower::Low),
             Event::CpuPower(CpuPower::Unknown),
             Event::Dimms { epoch, answering: 1, required_silent: false },
@@ -200,9 +228,19 @@ fn events(machine: &Machine, id: SetId, depth: Depth) -> Vec<Event> {
 }
 
 fn beginnings() -> Vec<Option<Stored>> {
-    let stored = |state, reset_suspected, same_bmc_boot| {
+    let stored = |state: AcpiState, reset_suspected, same_bmc_boot: bool| {
         let good_dimms = Some(DimmCount { answering: 2, present: Some(2) });
-        Some(Stored { state, reset_suspected, same_bmc_boot, good_dimms })
+        let word = same_bmc_boot.then_some(if state.is_working() { Phase::Done } else { Phase::AtWork });
+        let word = word.map(|phase| FirmwareWord { phase, source: Source::Report });
+        Some(Stored {
+            reset_suspected,
+            same_bmc_boot,
+            good_dimms,
+            firmware: FirmwareRecord { word, ..FirmwareRecord::default() },
+            complete_seen: true,
+            signs_seen: true,
+            ..Stored::new(state)
+        })
     };
     vec![
         None,
@@ -235,6 +273,13 @@ fn story(nodes: &[(Option<usize>, (Time, Event))], mut at: Option<usize>) -> Str
     lines.join("\n")
 }
 
+/// States of the deeper searches in a run of every change: the nearest ones, breadth first. The night's run has no bound.
+const AT_FIRST: usize = 250_000;
+
+fn full() -> bool {
+    std::env::var_os("ACPI_FULL").is_some()
+}
+
 struct Counts {
     states: usize,
     transitions: usize,
@@ -242,9 +287,12 @@ struct Counts {
 }
 
 fn explore(evidence: config::Evidence, depth: Depth) -> Counts {
-    let both = depth == Depth::Everything && std::env::var_os("ACPI_FULL").is_some();
+    let both = depth == Depth::Everything && full();
     let mut settings = config::Host { evidence, has_dimms: true, ..config::Host::new(0) };
     settings.write_boot_progress = depth == Depth::Everything;
+    if depth == Depth::Firmware {
+        settings.post_codes = config::PostCodes { began: vec![0x10], done: vec![0xaa] };
+    }
     if depth == Depth::Handover {
         settings.spd_mux = Some(config::SpdMux { line: "SPD_MUX_SEL".to_owned(), host_level: true });
         settings.quiesce = vec!["other.service".to_owned()];
@@ -259,7 +307,8 @@ fn explore(evidence: config::Evidence, depth: Depth) -> Counts {
         known.insert(key(&machine, &watcher, depth));
         queue.push_back(Node { machine, watcher, from: None, by: (Time::ZERO, Event::Tick) });
     }
-    while let Some(mut node) = queue.pop_front() {
+    let most = if full() || depth == Depth::Rules { usize::MAX } else { AT_FIRST };
+    while let Some(mut node) = queue.pop_front().filter(|_| counts.states < most) {
         counts.states += 1;
         let index = ways.len();
         ways.push((node.from, node.by));
@@ -308,6 +357,8 @@ fn evidence(bits: u8) -> config::Evidence {
         s0_from_post_complete: bits & 2 != 0,
         s2_from_power_on: bits & 4 != 0,
         host_off_is_off: bits & 8 != 0,
+        boot_progress: true,
+        done_from: if bits & 4 == 0 { config::DoneFrom::OsStart } else { config::DoneFrom::OsRunning },
     }
 }
 
@@ -316,10 +367,15 @@ fn run(bits: u8, depth: Depth) {
     let counts = explore(evidence(bits), depth);
     println!("{:?}, {depth:?}: {} states, {} transitions", evidence(bits), counts.states, counts.transitions);
     let mute = |i: &&Invariant| counts.said & (1 << **i as u64) == 0;
-    // Boot progress is written at that depth only, and there is a way for the bus at the other.
+    // Boot progress is written at one depth only, there is a way for the bus at another, and words at a third. Without these
+    // and without POST status S2 is never the state of firmware that is done.
     let elsewhere = |i: &&Invariant| {
         (**i != Invariant::Handover || depth == Depth::Handover)
             && (**i != Invariant::Progress || depth == Depth::Everything)
+            && (**i != Invariant::Words || depth == Depth::Firmware)
+            && (**i != Invariant::OsNotReported
+                || depth == Depth::Firmware
+                || evidence(bits).post_complete_trusted)
     };
     let mute: Vec<_> = Invariant::ALL.iter().filter(mute).filter(elsewhere).map(|i| i.name()).collect();
     assert!(mute.is_empty(), "nothing was ever checked of {mute:?}");
@@ -356,6 +412,16 @@ fn everything_untrusted() {
 #[test]
 fn everything_untrusted_all_options() {
     run(12, Depth::Everything);
+}
+
+#[test]
+fn firmware_untrusted() {
+    run(0, Depth::Firmware);
+}
+
+#[test]
+fn firmware_s2_untrusted() {
+    run(4, Depth::Firmware);
 }
 
 #[test]

@@ -4,7 +4,11 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use super::super::*;
-use crate::logic::{diagnosis::CpuPower, time::track};
+use crate::logic::{
+    diagnosis::CpuPower,
+    evidence::{Os, PostCode},
+    time::track,
+};
 
 /// The sources of the machine and of what follows from it, by name.
 #[allow(clippy::disallowed_methods, reason = "this test reads sources")]
@@ -26,7 +30,9 @@ const COMPARISONS: &[(&str, &str)] = &[
     ("deadlines.rs", "deadlines.filter(|at| *at > self.now).min()"),
     //
     ("machine.rs", "let retry = last_set.is_some_and(|last| self.now.since(last) < RESET_BETWEEN_SETS);"),
-    ("power.rs", "let fresh = self.on_edge_at.is_some_and(|at| now.since(at) <= POST_COMPLETE_BOGUS);"),
+    ("firmware.rs", "now.since(at) <= within"),
+    ("power.rs", "self.worth.post_complete_trusted && now.since(at) <= POST_COMPLETE_BOGUS;"),
+    ("words.rs", "let soon = self.suspicion.since().is_some_and(|since| self.now.since(since) <= confirm);"),
     ("policy.rs", "let seconds = |since: Time| machine.now().since(since).as_secs().to_string();"),
 ];
 
@@ -58,7 +64,7 @@ fn each_timer_acts() {
         let asks = |source: &String| {
             ["due", "runs"].iter().any(|ask| source.contains(&format!("{ask}(Timer::{timer:?})")))
         };
-        let asked = ["machine.rs", "questions.rs", "policy.rs"]
+        let asked = ["machine.rs", "questions.rs", "decision.rs", "words.rs", "policy.rs"]
             .iter()
             .filter_map(|name| sources.get(*name))
             .any(asks);
@@ -71,18 +77,47 @@ fn each_timer_acts() {
 fn each_timer_wakes_and_is_then_due() {
     let mut settings = config::Host { has_dimms: true, ..config::Host::new(0) };
     settings.evidence.post_complete_trusted = true;
+    settings.evidence.s0_from_post_complete = true;
+    settings.post_codes.done = vec![0xaa];
     settings.evidence.host_off_is_off = true;
     settings.quiesce = vec!["other.service".to_owned()];
     let mut seen: Vec<Timer> = Vec::new();
     let boot =
         |to: u64| vec![(0, Event::Chassis(Some(Chassis::On))), (to, Event::Host(Some(HostState::Running)))];
+    let power_on = || {
+        vec![
+            (0, Event::Chassis(Some(Chassis::Off))),
+            (0, Event::Host(Some(HostState::Off))),
+            (5, Event::Host(Some(HostState::Running))),
+            (5, Event::Chassis(Some(Chassis::On))),
+        ]
+    };
     let set = |state| Event::Set { id: SetId(1), state };
     let stored = Stored::new(AcpiState::S0G0D0);
     let ways = vec![
         (None, vec![]),
         (Some(stored), boot(0)),
         (None, [boot(0), vec![(1, set(AcpiState::S2D2))]].concat()),
-        (None, [boot(0), vec![(0, set(AcpiState::S2D2)), (0, Event::Os(Some(Os::Complete)))]].concat()),
+        (
+            None,
+            [
+                boot(0),
+                vec![
+                    (0, set(AcpiState::S2D2)),
+                    (0, Event::Os(Some(Os::Inactive))),
+                    (1, Event::Os(Some(Os::Complete))),
+                ],
+            ]
+            .concat(),
+        ),
+        (None, [boot(0), vec![(0, Event::Os(Some(Os::Inactive)))]].concat()),
+        (
+            None,
+            [boot(0), vec![(0, set(AcpiState::S2D2)), (5, Event::PostCode(PostCode::Byte(0xaa)))]].concat(),
+        ),
+        (None, vec![(0, Event::Chassis(Some(Chassis::Off)))]),
+        (None, [power_on(), vec![(6, set(AcpiState::S0G0D0))]].concat()),
+        (Some(Stored { signs_seen: true, ..stored }), power_on()),
         (None, [boot(0), vec![(0, set(AcpiState::S0G0D0)), (9, Event::CpuPower(CpuPower::Low))]].concat()),
         (None, [boot(0), vec![(9, Event::Host(Some(HostState::Off)))]].concat()),
         (
@@ -104,7 +139,6 @@ fn each_timer_wakes_and_is_then_due() {
             ]
             .concat(),
         ),
-        (None, vec![(0, Event::Chassis(Some(Chassis::Off))), (5, Event::Chassis(Some(Chassis::On)))]),
     ];
     for (stored, way) in ways {
         let mut machine = Machine::new(Time::ZERO, settings.clone(), stored);
