@@ -709,7 +709,8 @@ async fn a_flood_of_sets_is_answered_in_bounded_memory() {
         client.await.expect("all answered");
     }
     let grown = program.private_dirty().saturating_sub(before);
-    assert!(grown <= 256, "{grown} KiB more private dirty memory");
+    // What waits behind the 32 Sets that are let in. Each S0 of them is an early report: a diagnosis, with its lines and signals.
+    assert!(grown <= 512, "{grown} KiB more private dirty memory");
 }
 
 /// Sets that come before the bus has said whose they are cannot be held back, so only so many are kept.
