@@ -347,10 +347,7 @@ impl Machine {
                     self.become_state(AcpiState::S5G2, off_cause);
                 }
             }
-            Some(Chassis::On) if edge.from == Some(Chassis::Off) => {
-                self.current.forget_report();
-                self.power_came();
-            }
+            Some(Chassis::On) if edge.from == Some(Chassis::Off) => self.power_came(),
             Some(Chassis::On) | None => {}
         }
         self.follow_rows();
@@ -359,6 +356,7 @@ impl Machine {
     /// Rules 3 and 8: chassis Off to On.
     fn power_came(&mut self) {
         let kind = self.current.kind();
+        self.current.forget_report();
         // A resume is quick, and its report true.
         let from = (kind != StateKind::Sleep).then_some(self.now);
         self.firmware.begin(self.now, Source::Power, from);

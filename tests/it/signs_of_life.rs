@@ -48,6 +48,15 @@ struct World {
 }
 
 impl World {
+    /// So many codes as fast as the bus takes them: how often the event loop woke, how long it ran, and how long all took.
+    async fn flood(&self, codes: u32) -> (u64, Duration, Duration) {
+        let (woken, ran, begin) = (self.rig.wakeups(), self.rig.ran(), Instant::now());
+        for _ in 0..codes {
+            self.codes.change(code(), bytes(&[0x80])).await;
+        }
+        (self.rig.wakeups() - woken, self.rig.ran().saturating_sub(ran), begin.elapsed())
+    }
+
     /// Chassis is Off, and the CPU draws nothing.
     async fn start(speed: u32) -> Self {
         Self::with(speed, true).await
@@ -401,12 +410,7 @@ async fn nobody_listens_to_the_codes_of_a_host_that_is_done() {
     let world = World::having(1, [], |host| host.evidence.boot_progress = false).await;
     world.power("On").await;
     world.rig.open().await;
-    let (before, ran, begin) = (world.rig.wakeups(), world.rig.ran(), Instant::now());
-    for _ in 0..5_000 {
-        world.codes.change(code(), bytes(&[0x80])).await;
-    }
-    let (woken, ran, took) =
-        (world.rig.wakeups() - before, world.rig.ran().saturating_sub(ran), begin.elapsed());
+    let (woken, ran, took) = world.flood(5_000).await;
     assert!(woken < 200 && ran < took / 5, "5,000 codes in {took:?}: woken {woken} times, ran {ran:?}");
     assert!(world.rig.is_open());
 }
@@ -418,12 +422,7 @@ async fn a_flood_of_codes_costs_what_200_do() {
     let reset = || bytes(&[0x01, 0, 0, 0, 0x0a, 0x10, 0x11, 0x03, 0]);
     world.power("On").await;
     world.rig.open().await;
-    let (before, ran, begin) = (world.rig.wakeups(), world.rig.ran(), Instant::now());
-    for _ in 0..30_000 {
-        world.codes.change(code(), bytes(&[0x80])).await;
-    }
-    let (woken, ran, took) =
-        (world.rig.wakeups() - before, world.rig.ran().saturating_sub(ran), begin.elapsed());
+    let (woken, ran, took) = world.flood(30_000).await;
     let said = format!("30,000 codes in {took:?}: woken {woken} times, ran {ran:?}");
     // 201 of them, and what was on its way.
     assert!(woken < 600 && ran < took / 5, "{said}");

@@ -84,8 +84,8 @@ impl Machine {
             (Some(Os::Inactive | Os::Complete) | None, Some(Os::Inactive | Os::Complete) | None) => {}
         }
         // A host that was off for good has come back, or firmware has not said yet that it runs.
-        let rests = self.current.state().is_off_like() && !self.current.is_reported_under_power();
-        if rests && !self.power.is_unknown() && self.power.host() == Some(HostState::Running) {
+        let unreported = self.current.state().is_off_like() && !self.rests();
+        if unreported && !self.power.is_unknown() && self.power.host() == Some(HostState::Running) {
             self.suspicion.host_came(self.now);
         }
     }

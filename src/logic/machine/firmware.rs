@@ -158,24 +158,26 @@ impl Firmware {
         self.take(now, Phase::Done, source);
     }
 
-    /// It runs anew since `from`, after power-on or a reset.
-    pub(super) fn begin(&mut self, now: Time, source: Source, from: Option<Time>) {
-        self.at_work(now, source);
+    /// Nothing that was said of it before counts any more; `from`: since when it runs, or may run.
+    fn anew(&mut self, now: Time, phase: Phase, source: Source, from: Option<Time>) {
+        self.take(now, phase, source);
         (self.ran_from, self.early, self.stage) = (from, false, None);
     }
 
-    /// There is no power: nothing that was said of it counts any more.
+    /// It runs anew since `from`, after power-on or a reset.
+    pub(super) fn begin(&mut self, now: Time, source: Source, from: Option<Time>) {
+        self.anew(now, Phase::AtWork, source, from);
+    }
+
+    /// There is no power.
     pub(super) fn end(&mut self, now: Time) {
-        self.take(now, Phase::NotHeard, Source::Power);
-        (self.ran_from, self.early, self.stage) = (None, false, None);
+        self.anew(now, Phase::NotHeard, Source::Power, None);
     }
 
     /// The host says that it goes off, or is reset: firmware that was done may run again from now on.
     pub(super) fn leave(&mut self, now: Time) {
         if self.word.phase == Phase::Done {
-            self.end(now);
-            self.word.source = Source::Report;
-            self.ran_from = Some(now);
+            self.anew(now, Phase::NotHeard, Source::Report, Some(now));
         }
     }
 
@@ -200,10 +202,14 @@ impl Firmware {
         self.early = early;
     }
 
-    /// Notes the stage; true if it shows that firmware began anew: an early one behind a later one.
-    pub(super) fn enter(&mut self, stage: Stage) -> bool {
-        let before = self.stage.replace(stage);
-        stage == Stage::Early && before.is_some_and(|before| before > Stage::Early)
+    /// Notes the stage.
+    pub(super) fn enter(&mut self, stage: Stage) {
+        self.stage = Some(stage);
+    }
+
+    /// The stage shows that firmware began anew: an early one, and it was at a later one.
+    pub(super) fn is_behind(&self, stage: Stage) -> bool {
+        stage == Stage::Early && self.stage.is_some_and(|before| before > Stage::Early)
     }
 
     // ---- POST codes ----------------------------------------------------------------------------------

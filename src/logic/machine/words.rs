@@ -65,7 +65,7 @@ impl Machine {
             self.firmware_works(Source::Progress, Some(stage));
             return;
         }
-        let _anew = self.firmware.enter(stage);
+        self.firmware.enter(stage);
         self.firmware_is_done(Source::Progress);
         if stage == Stage::OsRunning {
             self.os_runs();
@@ -112,35 +112,34 @@ impl Machine {
     /// Rule 10: the firmware was heard at work, under power.
     pub(super) fn firmware_works(&mut self, source: Source, stage: Option<Stage>) {
         let now = self.now;
-        self.gate.set_locked(false);
-        let was_done = self.firmware.word().phase == Phase::Done;
-        // An early stage behind a later one is a reset in POST, and so is a code where firmware was done.
-        let anew = stage.map_or(was_done, |stage| self.firmware.enter(stage));
-        let rests = self.rests();
-        match self.current.kind() {
-            StateKind::Working => self.firmware.begin(now, source, Some(now)),
-            StateKind::Post if anew => self.firmware.begin(now, source, Some(now)),
-            StateKind::Post | StateKind::OffLike | StateKind::Sleep | StateKind::Unknown => {
-                self.firmware.at_work(now, source);
+        let (reset, shows) = match self.current.kind() {
+            StateKind::Working => (true, true),
+            // An early stage behind a later one is a reset in POST, and so is a code where firmware was done.
+            StateKind::Post => {
+                let was_done = self.firmware.word().phase == Phase::Done;
+                let anew = stage.map_or(was_done, |stage| self.firmware.is_behind(stage));
+                (anew, anew)
             }
+            StateKind::OffLike => (false, !self.rests()),
+            StateKind::Sleep => (false, false),
+            StateKind::Unknown => (false, true),
+        };
+        if reset {
+            self.firmware.begin(now, source, Some(now));
+        } else {
+            self.firmware.at_work(now, source);
         }
         if let Some(stage) = stage {
-            let _again = self.firmware.enter(stage);
+            self.firmware.enter(stage);
         }
-        match self.current.kind() {
-            StateKind::Post if !anew => {}
-            StateKind::Working | StateKind::Post | StateKind::Unknown => {
-                self.become_state(AcpiState::S2D2, Cause::FirmwareSeen);
-            }
-            StateKind::OffLike if !rests => self.become_state(AcpiState::S2D2, Cause::FirmwareSeen),
-            StateKind::OffLike | StateKind::Sleep => {}
+        if shows {
+            self.become_state(AcpiState::S2D2, Cause::FirmwareSeen);
         }
         self.suspicion.host_reports(StateKind::Post, false, self.power.host_may_run());
     }
 
     /// Rule 11: boot progress says that the OS runs.
     pub(super) fn os_runs(&mut self) {
-        self.gate.set_locked(false);
         let soon = self.runs(Timer::MinPost);
         self.suspicion.host_reports(StateKind::Working, soon, self.power.host_may_run());
         if !self.current.state().is_working() {
